@@ -1,0 +1,1 @@
+"""What never changes between stages: the record, the contract, and how a kernel is loaded and launched."""

@@ -1,0 +1,259 @@
+"""The contract between a caller and every stage: what comes in is checked and made ready, what goes out is handed back.
+
+    attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None) -> (out, lse)
+
+    q     [batch, seqlen_q, nheads, headdim]
+    k, v  [batch, seqlen_k, nheads_k, headdim]       nheads a multiple of nheads_k
+    out   [batch, seqlen_q, nheads, headdim]         dtype of q
+    lse   [batch, nheads, seqlen_q]                  float32, natural logarithm of the row sums of exp(S)
+
+    S = softmax_scale · Q Kᵀ;  softmax_scale defaults to headdim**-0.5.
+    causal is aligned bottom-right: key j is visible to query i iff j <= i + seqlen_k - seqlen_q.
+    A row that sees no key gives out 0 and lse -inf.
+    Query head h reads key/value head h // (nheads // nheads_k).
+    torch tensors in give torch tensors out, NumPy arrays give NumPy arrays. The result carries no gradient.
+
+A stage begins with `call = prepare(STAGE, q, k, v, ...)`, computes into `call.out` and `call.lse`, and ends with
+`return call.finish()`. All bad input is refused in `prepare`, before any launch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import numbers
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stages.common.record import Stage, StageUnavailable, Unsupported
+from stages.common.where import Where, where
+
+
+@dataclass
+class Call:
+    """One checked call, as a kernel wants it.
+
+    q, k, v, out: torch tensors (NumPy arrays for a NumPy stage), head dim padded to one that the stage has;
+    lse: float32. `headdim` is the padded one, `softmax_scale` that of the unpadded.
+    """
+
+    q: torch.Tensor | np.ndarray
+    k: torch.Tensor | np.ndarray
+    v: torch.Tensor | np.ndarray
+    out: torch.Tensor | np.ndarray
+    lse: torch.Tensor | np.ndarray
+    causal: bool
+    softmax_scale: float
+    where: Where
+    _result: tuple  # (out, lse) as the caller gets them
+    _copy_back: list  # (to, from) pairs of torch tensors, for what the kernel could not write in place
+
+    @property
+    def batch(self) -> int:
+        return self.q.shape[0]
+
+    @property
+    def seqlen_q(self) -> int:
+        return self.q.shape[1]
+
+    @property
+    def seqlen_k(self) -> int:
+        return self.k.shape[1]
+
+    @property
+    def nheads(self) -> int:
+        return self.q.shape[2]
+
+    @property
+    def nheads_k(self) -> int:
+        return self.k.shape[2]
+
+    @property
+    def headdim(self) -> int:
+        return self.q.shape[3]
+
+    def on_device(self):
+        """A context in which kernels are launched on the inputs' GPU, which need not be the current one."""
+        return torch.cuda.device(self.q.device) if self.where.kind == "gpu" else contextlib.nullcontext()
+
+    def finish(self) -> tuple:
+        """(out, lse) as the caller asked for them: its own buffers if given, padding cut off, NumPy if NumPy came in."""
+        for to, source in self._copy_back:
+            to.copy_(source)
+        return self._result
+
+
+def prepare(stage: Stage, q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None, aligned=False) -> Call:
+    """Check a call of `stage` against the contract and make its tensors ready for the kernel.
+
+    aligned: the kernel moves 16 bytes at a time, so every row has to start on a 16-byte boundary; rows that
+             do not are copied first. Without it only the last dimension has to be dense.
+
+    Raises TypeError or ValueError (Unsupported for what lies outside the stage's capability) naming the argument,
+    what it was and what is accepted, and StageUnavailable when the stage cannot run on this machine.
+    """
+    given = {"q": q, "k": k, "v": v} | {n: t for n, t in (("out", out), ("lse", lse)) if t is not None}
+    as_numpy = _one_kind(given)
+    tensors = {name: _as_torch(name, array) if as_numpy else array for name, array in given.items()}
+    q, k, v, out, lse = (tensors.get(name) for name in ("q", "k", "v", "out", "lse"))
+    dtype = _check_dtypes(stage, q, k, v)
+    _check_shapes(stage, q, k, v)
+    if not isinstance(causal, (bool, np.bool_)):
+        raise TypeError(f"causal is {causal!r}; accepted: True or False")
+    scale = _check_scale(softmax_scale, q.shape[3])
+    _check_output("out", out, tuple(q.shape), q.dtype, q.device)
+    _check_output("lse", lse, (q.shape[0], q.shape[2], q.shape[1]), torch.float32, q.device)
+    place = where(stage, dtype)
+    if not place:
+        raise StageUnavailable(f"{stage.name} cannot run here: {place.reason}")
+    _check_devices(stage, place, tensors, as_numpy)
+
+    q, k, v = (t.detach() for t in (q, k, v))
+    user_device = q.device
+    if out is None:
+        out = torch.empty(q.shape, dtype=q.dtype, device=user_device)
+    if lse is None:
+        lse = torch.empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32, device=user_device)
+    result = (given.get("out", out.numpy()), given.get("lse", lse.numpy())) if as_numpy else (out, lse)
+
+    if stage.capability.backend == "numpy":
+        return _prepare_numpy(q, k, v, out, lse, bool(causal), scale, place, result)
+
+    headdim = q.shape[3]
+    padded = stage.capability.padded_headdim(headdim)
+    q, k, v = (_operand(t, padded, place.device, aligned) for t in (q, k, v))
+    copy_back = []
+    kernel_out, kernel_lse = out, lse
+    if padded != headdim or out.device.type != place.device or not _is_dense(out, aligned):
+        kernel_out = torch.empty((*out.shape[:3], padded), dtype=out.dtype, device=place.device)
+        copy_back.append((out, kernel_out[..., :headdim]))
+    if lse.device.type != place.device or not lse.is_contiguous():
+        kernel_lse = torch.empty(lse.shape, dtype=lse.dtype, device=place.device)
+        copy_back.append((lse, kernel_lse))
+    return Call(q, k, v, kernel_out, kernel_lse, bool(causal), scale, place, result, copy_back)
+
+
+def _prepare_numpy(q, k, v, out, lse, causal, scale, place, result) -> Call:
+    """16-bit inputs are computed in float32, as the GPU's accumulators are; the result is rounded once, at the end."""
+    compute = torch.float64 if q.dtype == torch.float64 else torch.float32
+    q, k, v = (t.to(compute).numpy() for t in (q, k, v))
+    copy_back = []
+    kernel_out = out
+    if out.dtype != compute:
+        kernel_out = torch.empty(out.shape, dtype=compute)
+        copy_back.append((out, kernel_out))
+    return Call(q, k, v, kernel_out.numpy(), lse.numpy(), causal, scale, place, result, copy_back)
+
+
+def _one_kind(given: dict) -> bool:
+    """Whether everything is NumPy; mixed or foreign types are refused."""
+    for kind, answer in ((torch.Tensor, False), (np.ndarray, True)):
+        if all(isinstance(a, kind) for a in given.values()):
+            return answer
+    kinds = ", ".join(f"{name} is {type(a).__module__}.{type(a).__qualname__}" for name, a in given.items())
+    raise TypeError(f"{kinds}; accepted: all torch tensors, or all NumPy arrays")
+
+
+def _as_torch(name: str, array: np.ndarray) -> torch.Tensor:
+    torch_takes_it = array.dtype.isnative and array.flags.writeable and all(stride >= 0 for stride in array.strides)
+    if not torch_takes_it:
+        if name in ("out", "lse"):
+            raise ValueError(
+                f"{name} is read-only, byte-swapped or has a negative stride (strides {array.strides}); "
+                "accepted: a writeable array in native byte order with positive strides"
+            )
+        array = array.astype(array.dtype.newbyteorder("="), copy=True, order="C")
+    try:
+        return torch.from_numpy(array)
+    except TypeError:
+        raise Unsupported(f"{name} has dtype {array.dtype}; accepted: float16, float32, float64") from None
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_dtypes(stage: Stage, q, k, v) -> str:
+    names = {n: _dtype_name(t.dtype) for n, t in (("q", q), ("k", k), ("v", v))}
+    accepted = ", ".join(stage.capability.dtypes)
+    if len(set(names.values())) > 1:
+        mixed = ", ".join(f"{n} is {d}" for n, d in names.items())
+        raise ValueError(f"q, k and v have different dtypes ({mixed}); accepted: one dtype for all, of {accepted}")
+    if names["q"] not in stage.capability.dtypes:
+        raise Unsupported(f"q has dtype {names['q']}; accepted by {stage.name}: {accepted}")
+    return names["q"]
+
+
+def _check_shapes(stage: Stage, q, k, v) -> None:
+    for name, t, layout in (
+        ("q", q, "[batch, seqlen_q, nheads, headdim]"),
+        ("k", k, "[batch, seqlen_k, nheads_k, headdim]"),
+        ("v", v, "[batch, seqlen_k, nheads_k, headdim]"),
+    ):
+        if t.ndim != 4:
+            raise ValueError(f"{name} has {t.ndim} dimensions, shape {tuple(t.shape)}; accepted: 4, {layout}")
+        if 0 in t.shape:
+            raise ValueError(f"{name} is empty, shape {tuple(t.shape)}; accepted: every dimension at least 1, {layout}")
+    if k.shape != v.shape:
+        raise ValueError(f"v has shape {tuple(v.shape)}; accepted: that of k, {tuple(k.shape)}")
+    if k.shape[0] != q.shape[0]:
+        raise ValueError(f"k has batch {k.shape[0]}; accepted: that of q, {q.shape[0]}")
+    if k.shape[3] != q.shape[3]:
+        raise ValueError(f"k has headdim {k.shape[3]}; accepted: that of q, {q.shape[3]}")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"q has nheads {q.shape[2]}; accepted: a multiple of nheads_k, {k.shape[2]}")
+    largest = stage.capability.max_headdim
+    if largest is not None and q.shape[3] > largest:
+        raise Unsupported(f"q has headdim {q.shape[3]}; accepted by {stage.name}: 1 to {largest}")
+
+
+def _check_scale(softmax_scale, headdim: int) -> float:
+    if softmax_scale is None:
+        return headdim**-0.5
+    is_number = isinstance(softmax_scale, numbers.Real) and not isinstance(softmax_scale, (bool, np.bool_))
+    if not is_number or not math.isfinite(softmax_scale) or softmax_scale <= 0:
+        raise ValueError(f"softmax_scale is {softmax_scale!r}; accepted: a finite number above 0, or None")
+    return float(softmax_scale)
+
+
+def _check_output(name: str, t, shape: tuple, dtype: torch.dtype, device: torch.device) -> None:
+    if t is None:
+        return
+    if tuple(t.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(t.shape)}; accepted: {shape}")
+    if t.dtype != dtype:
+        raise ValueError(f"{name} has dtype {_dtype_name(t.dtype)}; accepted: {_dtype_name(dtype)}")
+    if t.device != device:
+        raise ValueError(f"{name} is on {t.device}; accepted: q's device, {device}")
+    if any(stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape)):
+        raise ValueError(f"{name} is an expanded view, strides {t.stride()}; accepted: memory of its own for every element")
+
+
+def _check_devices(stage: Stage, place: Where, tensors: dict, as_numpy: bool) -> None:
+    devices = {name: t.device for name, t in tensors.items()}
+    if len(set(devices.values())) > 1:
+        found = ", ".join(f"{name} is on {device}" for name, device in devices.items())
+        raise ValueError(f"{found}; accepted: one device for all")
+    device = devices["q"]
+    if not as_numpy and device.type != place.device:
+        raise ValueError(f"q is on {device}; accepted: {place.device}, where {stage.name} runs here ({place.reason})")
+
+
+def _is_dense(t: torch.Tensor, aligned: bool) -> bool:
+    """Whether a kernel can address `t` by its strides, the last of which it takes to be 1."""
+    if t.stride(3) != 1 and t.shape[3] > 1:
+        return False
+    if not aligned:
+        return True
+    size = t.element_size()
+    return t.data_ptr() % 16 == 0 and all(stride > 0 and stride * size % 16 == 0 for stride in t.stride()[:3])
+
+
+def _operand(t: torch.Tensor, headdim: int, device: str, aligned: bool) -> torch.Tensor:
+    if t.device.type != device:  # NumPy arrays travel to where the stage runs
+        t = t.to(device)
+    if t.shape[3] != headdim:
+        return torch.nn.functional.pad(t, (0, headdim - t.shape[3]))
+    return t if _is_dense(t, aligned) else t.clone(memory_format=torch.contiguous_format)

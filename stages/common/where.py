@@ -1,0 +1,108 @@
+"""Where a stage runs on this machine, and why not elsewhere.
+
+| backend | with a CUDA GPU        | without                         |
+| ------- | ---------------------- | ------------------------------- |
+| numpy   | host                   | host                            |
+| triton  | GPU, compiled          | host, Triton's interpreter      |
+| cuda    | GPU, compiled by NVRTC | host, the emulator              |
+
+TRITON_INTERPRET=1 in the environment sends the Triton stages to the interpreter on a GPU machine too.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from dataclasses import dataclass
+
+from stages.common.record import Stage
+
+
+@dataclass(frozen=True)
+class Where:
+    """kind: "host", "gpu", "interpreter", "emulator", or None when the stage cannot run here.
+    reason: one clause, true on this machine; for None it says what is missing.
+    """
+
+    kind: str | None
+    reason: str
+
+    @property
+    def device(self) -> str:
+        """The torch device that the stage's tensors have to be on."""
+        return "cuda" if self.kind == "gpu" else "cpu"
+
+    def __bool__(self) -> bool:
+        return self.kind is not None
+
+
+@functools.cache
+def _have(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+@functools.cache
+def gpu_arch() -> int | None:
+    """The current CUDA GPU's compute capability as 10·major + minor; None without one."""
+    if not _have("torch"):
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
+
+
+def interpreting() -> bool:
+    """Whether the Triton stages run in Triton's interpreter: asked for, or no GPU."""
+    return os.environ.get("TRITON_INTERPRET", "") in ("1", "true", "on") or gpu_arch() is None
+
+
+def where(stage: Stage, dtype: str | None = None) -> Where:
+    """Where `stage` runs here, for inputs of `dtype` ("float16", ...; None: for some dtype that it takes)."""
+    if dtype is not None and dtype not in stage.capability.dtypes:
+        return Where(None, f"{stage.name} takes {', '.join(stage.capability.dtypes)}, not {dtype}")
+    if not _have("torch"):
+        return Where(None, "needs PyTorch, which is not installed")
+    find = {"numpy": _where_numpy, "triton": _where_triton, "cuda": _where_cuda}[stage.capability.backend]
+    return find(stage, dtype)
+
+
+def _where_numpy(stage: Stage, dtype: str | None) -> Where:
+    return Where("host", "NumPy")
+
+
+def _where_triton(stage: Stage, dtype: str | None) -> Where:
+    if not _have("triton"):
+        return Where(None, "needs Triton, which is not installed (it has builds for Linux only)")
+    if interpreting():
+        if dtype == "bfloat16":
+            return Where(None, "Triton's interpreter computes bfloat16 products on raw bit patterns: wrong, so not run")
+        return Where("interpreter", "Triton's interpreter, on the CPU")
+    return _where_gpu(stage, dtype)
+
+
+def _where_cuda(stage: Stage, dtype: str | None) -> Where:
+    arch = gpu_arch()
+    if arch is not None and arch >= stage.capability.min_arch and _have("cupy"):
+        return _where_gpu(stage, dtype)
+    if _have("tools") and _have("tools.emulator"):
+        return Where("emulator", "the emulator, on the CPU")
+    need = f"needs a CUDA GPU of compute capability {stage.capability.min_arch / 10} or newer"
+    if arch is None:
+        return Where(None, f"{need}; no GPU was found")
+    if arch < stage.capability.min_arch:
+        return Where(None, f"{need}; this one has {arch / 10}")
+    return Where(None, "needs CuPy, which is not installed")
+
+
+def _where_gpu(stage: Stage, dtype: str | None) -> Where:
+    arch = gpu_arch()
+    if arch < stage.capability.min_arch:
+        need = stage.capability.min_arch / 10
+        return Where(None, f"needs compute capability {need} or newer; this GPU has {arch / 10}")
+    if dtype == "bfloat16" and arch < 80:
+        return Where(None, f"bfloat16 matrix products need compute capability 8.0 or newer; this GPU has {arch / 10}")
+    return Where("gpu", "the GPU")
