@@ -17,12 +17,10 @@ def naive_attention(Q, K, V, softmax_scale, causal):
         i, j = np.arange(len(Q))[:, None], np.arange(len(K))[None, :]
         S = np.where(j <= i + len(K) - len(Q), S, -np.inf)
     m = S.max(axis=1, keepdims=True)
-    m = np.where(np.isneginf(m), 0, m)  # a row that sees no key: exp(-inf - 0) = 0, where -inf - -inf would be NaN
-    P = np.exp(S - m)  # [seqlen_q, seqlen_k] again
-    l = P.sum(axis=1, keepdims=True)  # noqa: E741 (the papers' symbol)
-    O = P @ V / np.where(l == 0, 1, l)  # noqa: E741
-    with np.errstate(divide="ignore"):  # log 0 = -inf is the answer for a row that sees no key
-        return O, (m + np.log(l))[:, 0]
+    P = np.exp(S - np.where(m == -np.inf, 0, m))  # [seqlen_q, seqlen_k] again; -inf - -inf would be NaN
+    l = P.sum(axis=1, keepdims=True)
+    l = np.where(l == 0, 1, l)  # a row that sees no key: O = 0 / 1, L = -inf + log 1
+    return P @ V / l, (m + np.log(l))[:, 0]
     # END SOLUTION
 
 

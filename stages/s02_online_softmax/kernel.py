@@ -12,7 +12,7 @@ from stages.s02_online_softmax import STAGE
 Br, Bc = STAGE.tiles["Br"], STAGE.tiles["Bc"]  # rows of a Q tile, rows of a K/V tile
 
 
-def online_softmax_step(O, m, l, S, V_j):  # noqa: E741 (the papers' symbols)
+def online_softmax_step(O, m, l, S, V_j):
     """Take one K/V tile into the running result of a Q tile: (O, m, l) over the keys so far -> with this tile's keys.
 
     O [Br, d], not yet divided by l; m [Br] the largest score so far; l [Br] = Σ exp(S - m) so far;
@@ -20,11 +20,11 @@ def online_softmax_step(O, m, l, S, V_j):  # noqa: E741 (the papers' symbols)
     """
     # BEGIN SOLUTION online_softmax_step: when m grows, what was summed under the old m is too large by exp(m_new - m)
     m_new = np.maximum(m, S.max(axis=1))
-    m_safe = np.where(np.isneginf(m_new), 0, m_new)  # no key seen yet: -inf - -inf would be NaN
+    m_safe = np.where(m_new == -np.inf, 0, m_new)  # no key seen yet: -inf - -inf would be NaN
     P = np.exp(S - m_safe[:, None])  # [Br, Bc]: all that is ever held of the S×S matrix
     alpha = np.exp(m - m_safe)  # how much the past has to shrink
-    l = alpha * l + P.sum(axis=1)  # noqa: E741
-    O = alpha[:, None] * O + P @ V_j  # noqa: E741
+    l = alpha * l + P.sum(axis=1)
+    O = alpha[:, None] * O + P @ V_j
     return O, m_new, l
     # END SOLUTION
 
@@ -32,7 +32,7 @@ def online_softmax_step(O, m, l, S, V_j):  # noqa: E741 (the papers' symbols)
 def tiled_attention(Q, K, V, softmax_scale, causal):
     """One head. Q [seqlen_q, d]; K, V [seqlen_k, d] -> O [seqlen_q, d], L [seqlen_q] = m + log l."""
     seqlen_q, seqlen_k = len(Q), len(K)
-    O, L = np.empty_like(Q), np.empty_like(Q[:, 0])  # noqa: E741
+    O, L = np.empty_like(Q), np.empty_like(Q[:, 0])
     for i in range(0, seqlen_q, Br):
         Q_i = Q[i : i + Br]  # the last tile of a ragged length is simply shorter
         rows = np.arange(i, i + len(Q_i))
@@ -48,9 +48,9 @@ def tiled_attention(Q, K, V, softmax_scale, causal):
                 keys = np.arange(j, j + len(K_j))
                 S = np.where(keys[None, :] <= rows[:, None] + seqlen_k - seqlen_q, S, -np.inf)
             O_i, m_i, l_i = online_softmax_step(O_i, m_i, l_i, S, V_j)
-        O[i : i + Br] = O_i / np.where(l_i == 0, 1, l_i)[:, None]
-        with np.errstate(divide="ignore"):  # a row that saw no key: -inf + log 0 = -inf
-            L[i : i + Br] = m_i + np.log(l_i)
+        l_i = np.where(l_i == 0, 1, l_i)  # a row that saw no key: O = 0 / 1, L = -inf + log 1
+        O[i : i + Br] = O_i / l_i[:, None]
+        L[i : i + Br] = m_i + np.log(l_i)
     return O, L
 
 

@@ -101,7 +101,8 @@ def attention_kernel(
         tl.store(Out + out_offset, O_i.to(Out.dtype.element_ty), mask=in_q[:, None])
         m_i = tl.load(M + rows, mask=in_q, other=0.0)
         l_i = tl.load(L + rows, mask=in_q, other=1.0)
-        tl.store(Lse + rows, m_i + tl.log(l_i), mask=in_q)  # no key seen: -inf + log 0 = -inf
+        l_i = tl.where(l_i == 0.0, 1.0, l_i)  # a row that saw no key: O is 0, L = -inf + log 1
+        tl.store(Lse + rows, m_i + tl.log(l_i), mask=in_q)
 
 
 def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
@@ -112,7 +113,7 @@ def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
     rows = min(tiles["Br"], max(16, tiles["tile_bytes"] // (call.headdim * q.element_size())))
     acc = torch.zeros(*lse.shape, call.headdim, dtype=torch.float32, device=q.device)
     m = torch.full_like(lse, -torch.inf)
-    l = torch.zeros_like(lse)  # noqa: E741 (the papers' symbol)
+    l = torch.zeros_like(lse)
     with call.on_device():
         attention_kernel[(call.batch * call.nheads,)](
             q, k, v, out, lse, acc, m, l,

@@ -76,10 +76,11 @@ def attention_kernel(
         m_i = m_new
     # END SOLUTION
 
-    O_i = O_i / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
+    l_i = tl.where(l_i == 0.0, 1.0, l_i)  # a row that saw no key: O = 0 / 1, L = -inf + log 1
+    O_i = O_i / l_i[:, None]
     out_offset = rows[:, None].to(tl.int64) * o_row + x[None, :]
     tl.store(Out + out_offset, O_i.to(Out.dtype.element_ty), mask=in_q[:, None])
-    tl.store(Lse + rows, m_i + tl.log(l_i), mask=in_q)  # no key seen: -inf + log 0 = -inf
+    tl.store(Lse + rows, m_i + tl.log(l_i), mask=in_q)
 
 
 def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
