@@ -50,10 +50,11 @@ def make_inputs(family, *, batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim,
                 k[:, position, head] *= 6
                 v[:, position, head] *= 30
     elif family == "one_hot":
-        # Query i points at key 7i mod seqlen_k; at length 64 the chosen logit stands far above the rest.
+        # A query's own key has the logit 4·sqrt(headdim), far above the rest. The last query picks the last key, so that
+        # a lost tail shows; each before it picks 7 keys earlier, going round.
         k = torch.nn.functional.normalize(k, dim=3) * headdim**0.5
-        picked = k.repeat_interleave(nheads // nheads_k, dim=2)[:, torch.arange(seqlen_q) * 7 % seqlen_k]
-        q = 4 * picked
+        picked = (seqlen_k - 1 - 7 * torch.arange(seqlen_q - 1, -1, -1)) % seqlen_k
+        q = 4 * k.repeat_interleave(nheads // nheads_k, dim=2)[:, picked]
     elif family == "constant_v":
         v = torch.arange(1, nheads_k + 1).view(1, 1, nheads_k, 1).expand_as(v).clone().float() / 3
     return q, k, v

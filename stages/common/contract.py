@@ -30,6 +30,8 @@ import torch
 from stages.common.record import Stage, StageUnavailable, Unsupported
 from stages.common.where import Where, where
 
+MAX_GRID = 65535
+
 
 @dataclass
 class Call:
@@ -204,6 +206,10 @@ def _check_shapes(stage: Stage, q, k, v) -> None:
         raise ValueError(f"k has headdim {k.shape[3]}; accepted: that of q, {q.shape[3]}")
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"q has nheads {q.shape[2]}; accepted: a multiple of nheads_k, {k.shape[2]}")
+    if stage.capability.backend != "numpy":
+        for name, n in (("batch", q.shape[0]), ("nheads", q.shape[2])):
+            if n > MAX_GRID:
+                raise ValueError(f"q has {name} {n}; accepted: at most {MAX_GRID}, the limit of a grid's second and third side")
     largest = stage.capability.max_headdim
     if largest is not None and q.shape[3] > largest:
         raise Unsupported(f"q has headdim {q.shape[3]}; accepted by {stage.name}: 1 to {largest}")

@@ -33,12 +33,14 @@ class Capability:
     headdims:  the head dims it has an instantiation for, ascending; others are zero-padded up to the next one.
                Empty: any head dim, no padding.
     min_arch:  smallest CUDA compute capability, as 10·major + minor (0: no GPU needed at all).
+    min_triton: oldest Triton that has what the stage uses, as (major, minor).
     """
 
     backend: str
     dtypes: tuple[str, ...]
     headdims: tuple[int, ...] = ()
     min_arch: int = 0
+    min_triton: tuple[int, int] = (3, 0)
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

@@ -12,6 +12,7 @@ TRITON_INTERPRET=1 in the environment sends the Triton stages to the interpreter
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -55,6 +56,13 @@ def gpu_arch() -> int | None:
     return 10 * major + minor
 
 
+@functools.cache
+def triton_version() -> tuple[int, int]:
+    """(major, minor) of the installed Triton."""
+    major, minor = importlib.metadata.version("triton").split(".")[:2]
+    return int(major), int(minor)
+
+
 def interpreting() -> bool:
     """Whether the Triton stages run in Triton's interpreter: asked for, or no GPU."""
     return os.environ.get("TRITON_INTERPRET", "") in ("1", "true", "on") or gpu_arch() is None
@@ -77,6 +85,9 @@ def _where_numpy(stage: Stage, dtype: str | None) -> Where:
 def _where_triton(stage: Stage, dtype: str | None) -> Where:
     if not _have("triton"):
         return Where(None, "needs Triton, which is not installed (it has builds for Linux only)")
+    if triton_version() < stage.capability.min_triton:
+        need, have = (".".join(map(str, v)) for v in (stage.capability.min_triton, triton_version()))
+        return Where(None, f"needs Triton {need} or newer; {have} is installed")
     if interpreting():
         if dtype == "bfloat16":
             return Where(None, "Triton's interpreter computes bfloat16 products on raw bit patterns: wrong, so not run")

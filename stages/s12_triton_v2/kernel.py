@@ -28,8 +28,8 @@ def attention_kernel(
     Br: tl.constexpr,
     Bc: tl.constexpr,
 ):  # fmt: skip
-    b = (tl.program_id(1) // nheads).to(tl.int64)  # 64 bits: batch and head offsets pass 2³¹ elements first
-    h = (tl.program_id(1) % nheads).to(tl.int64)
+    b = tl.program_id(2).to(tl.int64)  # 64 bits: batch and head offsets pass 2³¹ elements first
+    h = tl.program_id(1).to(tl.int64)
     h_k = h // (nheads // nheads_k)
     Q += b * q_batch + h * q_head
     K += b * k_batch + h_k * k_head
@@ -90,7 +90,7 @@ def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
     tiles = STAGE.tiles
     rows = min(tiles["Br"], max(16, tiles["tile_bytes"] // (call.headdim * q.element_size())))
     with call.on_device():
-        attention_kernel[(triton.cdiv(call.seqlen_q, rows), call.batch * call.nheads)](
+        attention_kernel[(triton.cdiv(call.seqlen_q, rows), call.nheads, call.batch)](
             q, k, v, out, lse,
             call.softmax_scale,
             call.nheads, call.nheads_k, call.seqlen_q, call.seqlen_k,

@@ -149,7 +149,8 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
     }
   }
 
-  // O / l, by way of shared memory so that it leaves in whole 16-byte chunks. The warp's own rows of Q are free since the start.
+  // O / l, by way of shared memory so that it leaves in whole 16-byte chunks, in the place of the warp's own rows of Q.
+  __syncwarp();  // every lane has read them
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     l[r] += shfl_xor(l[r], 1);
