@@ -1,0 +1,67 @@
+# The front door. `make` lists what there is.
+#
+#   make demo                    sets up .venv if need be (tools/bootstrap.py), then runs
+#   make demo NO_VENV=1          uses the Python at hand and installs nothing
+#   make demo PYTHON=python3.12  another Python: with NO_VENV=1 the one to use, without it the one .venv is made by
+#   make demo CUPY=cuda12        CUDA 12 where the driver would serve 13, or where there is no driver to ask
+
+PYTHON ?= python3
+ifneq ($(filter-out 0,$(NO_VENV)),)
+PY := $(PYTHON)
+SETUP :=
+else
+PY := .venv/bin/python
+SETUP := venv
+endif
+# The doctor installs nothing: it looks at .venv if there is one.
+DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench plots inject mutants doctor lint format clean venv
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "NO_VENV=1 makes each of them use the Python at hand and install nothing."
+
+demo: $(SETUP) ## Run every stage that this machine can run on real activations; table and plots
+	@$(PY) -m tools.demo $(DEMO_ARGS)
+
+# One process a core; more than 16 would only crowd a GPU.
+test: $(SETUP) ## Run the whole suite (PYTEST_ARGS="-k s12 -x" to narrow it)
+	@$(PY) -m pytest -n auto --maxprocesses=16 $(PYTEST_ARGS)
+
+ifeq ($(STAGE),)
+check: ## Check one stage after editing it: make check STAGE=s12
+	@echo "Which stage? For example: make check STAGE=s12" >&2; exit 2
+else
+check: $(SETUP)
+	@$(PY) -m tools.check $(STAGE) $(CHECK_ARGS)
+endif
+
+bench: $(SETUP) ## Time the stages on this machine (BENCH_ARGS="--quick --stages s12,s13")
+	@$(PY) -m tools.bench $(BENCH_ARGS)
+
+plots: $(SETUP) ## Draw the plots from the recorded results; needs no GPU
+	@$(PY) -m tools.plot $(PLOT_ARGS)
+
+inject: $(SETUP) ## Fill the figures in the README and the stage cards from the recorded results
+	@$(PY) -m tools.inject $(INJECT_ARGS)
+
+mutants: $(SETUP) ## Prove that the suite bites: planted bugs, each of which has to fail it
+	@$(PY) -m pytest tests/test_mutants.py -q -n auto --maxprocesses=16 $(PYTEST_ARGS)
+
+doctor: ## Say what this machine has, which stages run where on it, and how to get the rest
+	@$(DOCTOR_PY) -m tools.doctor
+
+lint: $(SETUP) ## Check style and format
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+format: $(SETUP) ## Fix style and format
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+clean: ## Remove caches and build products; `rm -rf .venv` removes the rest
+	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name .git -prune -o -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv:
+	@$(PYTHON) tools/bootstrap.py $(if $(CUPY),--cupy $(CUPY))

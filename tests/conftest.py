@@ -1,0 +1,95 @@
+"""What all tests share: the choice of grid, one thread a worker, and the mutants' table at the end of a run."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and NumPy load: the workers of `-n auto` already fill the machine.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+import pytest
+
+from reference import Case
+from stages import STAGES, Stage
+from stages.common.where import Where, gpu_arch, where
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--grid",
+        choices=("quick", "full"),
+        default=None,
+        help="the cases of tests/test_stages.py: quick, every pair of values of two axes; full, the product of the axes too. "
+        "Default: full on a machine with a GPU, quick without.",
+    )
+
+
+def pytest_configure(config):
+    import torch
+
+    torch.set_num_threads(1)
+    if config.getoption("--grid") is None:
+        config.option.grid = "full" if gpu_arch() is not None else "quick"
+
+
+def place_or_skip(stage: Stage, dtype: str | None = None) -> Where:
+    """Where `stage` runs here; skips the test, with the true reason, when it does not."""
+    place = where(stage, dtype)
+    if not place:
+        pytest.skip(f"{stage.name}: {place.reason}")
+    return place
+
+
+def dtypes_here(stage: Stage) -> tuple[str, ...]:
+    """The dtypes in which `stage` runs on this machine."""
+    return tuple(dtype for dtype in stage.capability.dtypes if where(stage, dtype))
+
+
+@pytest.fixture(params=STAGES, ids=lambda stage: stage.short)
+def stage(request) -> Stage:
+    """Every stage in turn, whether it runs here or not."""
+    return request.param
+
+
+@pytest.fixture
+def runnable(stage) -> Stage:
+    """Every stage that runs here; the others are skipped with their reason."""
+    place_or_skip(stage)
+    return stage
+
+
+@pytest.fixture
+def small(runnable):
+    """small(**fields): a case with two ragged tiles that the stage takes here, and its inputs on the stage's device."""
+
+    def make(**fields):
+        fields = {"dtype": dtypes_here(runnable)[0], "headdim": 16, "seqlen_q": 70, "seqlen_k": 80} | fields
+        case = Case(**fields)
+        return case, case.inputs(where(runnable, case.dtype).device)
+
+    return make
+
+
+MUTANT = "mutant"  # the user property under which a mutant's test reports (mutant, stage, what, killed by, how)
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = (r for key in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(key, []))
+    rows = sorted({tuple(value) for report in reports for name, value in report.user_properties if name == MUTANT})
+    if not rows:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("mutant", "stage", "what is planted", box=box.SIMPLE, title="Mutants")
+    table.add_column("killed by", overflow="fold")
+    table.add_column("how")
+    for name, stage_name, what, killed_by, how in sorted(rows, key=lambda row: (row[1], row[0])):
+        table.add_row(name, stage_name.partition("_")[0], what, killed_by, how)
+    console = Console(width=180, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    terminalreporter.write_line("")
+    terminalreporter.write(capture.get())

@@ -1,0 +1,1 @@
+"""The project's commands, each run from the repository's root: `python -m tools.NAME --help`."""

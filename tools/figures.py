@@ -1,0 +1,276 @@
+"""The figures that documents quote, each a pure function from records to text.
+
+A marker names a kind and its keys; `figure(data, kind, keys)` gives the text that belongs in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from stages import STAGES, get
+from tools import results
+from tools.bench.peers import PEERS
+from tools.bench.report import mebibytes, milliseconds, three_digits
+from tools.bench.shapes import SEQLENS, grid_shape
+from tools.plot import traffic
+
+BASELINE = "torch_fa2"
+TABLE_SEQLEN = 4096
+
+
+class FigureError(ValueError):
+    """A marker asks for something that there is not. The message says what, and what is accepted."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """function(data, **keys) -> text; optional keys may be left out. block: a table, on lines of its own."""
+
+    function: Callable[..., str]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    block: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """What figures are made from: all files' records, and the environments they were measured in."""
+
+    records: Sequence[dict]
+    environments: Sequence[dict]
+
+    @classmethod
+    def of(cls, files: Sequence[results.Results]) -> Data:
+        return cls(
+            [record for file in files for record in file.records],
+            [environment for file in files for environment in (file.environment, *file.runs.values())],
+        )
+
+
+def figure(data: Data, kind: str, keys: Mapping[str, str]) -> str:
+    """The text of one marker. Raises FigureError for an unknown kind, key or value, and for missing data."""
+    if kind not in KINDS:
+        raise FigureError(f"kind is {kind!r}; accepted: {', '.join(KINDS)}")
+    spec = KINDS[kind]
+    for key in spec.required:
+        if key not in keys:
+            raise FigureError(f"{kind} needs {key}=; its keys: {usage(spec)}")
+    for key in keys:
+        if key not in spec.required + spec.optional:
+            raise FigureError(f"{kind} has no key {key!r}; its keys: {usage(spec)}")
+    values = {key: _value(key, text) for key, text in keys.items()}
+    try:
+        return spec.function(data, **values)
+    except results.NoData as problem:
+        raise FigureError(str(problem)) from None
+
+
+def usage(spec: Kind) -> str:
+    return (
+        " ".join([*(f"{key}=" for key in spec.required), *(f"[{key}=]" for key in spec.optional)]) or "none"
+    )
+
+
+def _value(key: str, text: str):
+    if key in ("stage", "over"):
+        return _name(key, text)
+    if key == "peer":
+        if text not in PEERS:
+            raise FigureError(f"peer is {text!r}; accepted: {', '.join(PEERS)}")
+        return text
+    if key == "causal":
+        if text not in ("yes", "no"):
+            raise FigureError(f"causal is {text!r}; accepted: yes, no")
+        return text == "yes"
+    if key in ("headdim", "seqlen"):
+        digits, factor = (text[:-1], 1024) if text.endswith("k") else (text, 1)
+        if not digits.isdecimal() or int(digits) < 1:
+            raise FigureError(f"{key} is {text!r}; accepted: a whole number such as 4096 or 4k")
+        return int(digits) * factor
+    return text
+
+
+def _name(key: str, text: str) -> str:
+    """A stage by name or number, or a peer."""
+    if text in PEERS:
+        return text
+    try:
+        return get(text).name
+    except KeyError as problem:
+        raise FigureError(f"{key}: {problem}; or a peer: {', '.join(PEERS)}") from None
+
+
+# Functions of one entry. `where`: headdim, seqlen, causal, dtype and device; causal is "no" unless given.
+
+
+def _entry(data: Data, stage: str, where: dict) -> dict:
+    return results.entry(data.records, stage, **{"causal": False, **where})
+
+
+def tflops(data: Data, stage: str, **where) -> str:
+    return f"{three_digits(_entry(data, stage, where)['tflops'])} TFLOP/s"
+
+
+def time(data: Data, stage: str, **where) -> str:
+    return milliseconds(_entry(data, stage, where)["ms_median"])
+
+
+def memory(data: Data, stage: str, **where) -> str:
+    return mebibytes(_entry(data, stage, where)["peak_bytes"])
+
+
+def spread(data: Data, stage: str, **where) -> str:
+    return f"{100 * results.spread(_entry(data, stage, where)):.1f} %"
+
+
+def speedup(data: Data, stage: str, over: str, **where) -> str:
+    ours, theirs = results.pair(data.records, stage, over, **{"causal": False, **where})
+    return times(theirs["ms_median"] / ours["ms_median"])
+
+
+def times(ratio: float) -> str:
+    """0.018×, 1.46×, 12.3×, 123×."""
+    return f"{ratio:.2f}×" if 0.0995 <= ratio < 9.995 else f"{three_digits(ratio)}×"
+
+
+def ratio(data: Data, stage: str, peer: str, headdim: int, causal: bool, **where) -> str:
+    return times(results.ratio(data.records, stage, peer, headdim=headdim, causal=causal, **where))
+
+
+def ratio512(data: Data, stage: str, peer: str, headdim: int, causal: bool, **where) -> str:
+    lengths = (512,)
+    return times(
+        results.ratio(data.records, stage, peer, headdim=headdim, causal=causal, seqlens=lengths, **where)
+    )
+
+
+# Counted, not measured.
+
+
+def _counted(stage: str, headdim: int, seqlen: int, causal: bool, count: Callable) -> int:
+    shape = grid_shape(seqlen, headdim, causal)
+    number = count({"name": stage, "dtype": "bfloat16", **asdict(shape)})
+    if number is None:
+        raise FigureError(f"stage is {stage!r}; counted are {', '.join(traffic.V1 + traffic.V2)}")
+    return number
+
+
+def moved(data: Data, stage: str, headdim: int, seqlen: int, causal: bool = False) -> str:
+    return f"{three_digits(_counted(stage, headdim, seqlen, causal, traffic.asked_bytes) / 1e9)} GB"
+
+
+def programs(data: Data, stage: str, headdim: int, seqlen: int) -> str:
+    return str(_counted(stage, headdim, seqlen, False, traffic.programs))
+
+
+# The device.
+
+
+def _environment(data: Data, device: str | None) -> dict:
+    """The newest environment of the one GPU there is; of the CPU, when no GPU was measured."""
+    there = [env for env in data.environments if device is None or device.lower() in env["device"].lower()]
+    gpus = {record["device"] for record in data.records if record["where"] == "gpu"}
+    there = [env for env in there if env["device"] in gpus] or there
+    names = sorted({env["device"] for env in there})
+    if len(names) != 1:
+        found = (
+            f"{len(names)} devices answer: {', '.join(names)}; say which, by device="
+            if names
+            else "no results"
+        )
+        raise results.NoData(f"{found}{f' of device {device!r}' if device and not names else ''}")
+    return max(there, key=lambda env: env["date"])
+
+
+def device(data: Data, device: str | None = None) -> str:
+    environment = _environment(data, device)
+    return f"{environment['device']}, {environment['date'][:10]}"
+
+
+def ceiling(data: Data, of: str, device: str | None = None) -> str:
+    units = {"copy": ("copy_tb_per_s", "TB/s"), "matmul": ("matmul_tflops", "TFLOP/s")}
+    if of not in units:
+        raise FigureError(f"of is {of!r}; accepted: {', '.join(units)}")
+    key, unit = units[of]
+    measured = _environment(data, device).get("ceilings")
+    if not measured:
+        raise results.NoData("the newest run measured no ceilings")
+    return f"{three_digits(measured[key])} {unit}"
+
+
+# Tables.
+
+
+def _or_dash(function: Callable[..., str], *arguments, **keys) -> str:
+    try:
+        return function(*arguments, **keys)
+    except results.NoData:
+        return "–"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """A Markdown table; the columns after the first `text_columns` are right-aligned."""
+    rule = ["---" if i < text_columns else "---:" for i in range(len(header))]
+    lines = [header, rule, *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def ladder_table(data: Data, links: str | None = None, **where) -> str:
+    """Every stage: its idea, throughput at 4k, and the ratio to FlashAttention-2 for each head dim and mask.
+
+    links: where the stage folders are from the document, to make links of the names.
+    """
+    columns = [(d, c) for d in (64, 128) for c in (False, True)]
+    header = [
+        "stage",
+        "idea",
+        "TFLOP/s at 4k, d128",
+        *(f"× FA2, d{d}{' causal' if c else ''}" for d, c in columns),
+    ]
+    rows = []
+    for stage in STAGES:
+        name = stage.name if links is None else f"[{stage.name}]({links.rstrip('/')}/{stage.name}/)"
+        speed = "on the CPU"
+        if stage.capability.backend != "numpy":
+            speed = _or_dash(tflops, data, stage.name, headdim=128, seqlen=TABLE_SEQLEN, **where)
+        ratios = (
+            _or_dash(ratio, data, stage.name, BASELINE, headdim=d, causal=c, **where) for d, c in columns
+        )
+        rows.append([name, stage.idea, speed.removesuffix(" TFLOP/s"), *ratios])
+    return table(header, rows, text_columns=2)
+
+
+def peers_table(data: Data, headdim: int, causal: bool, **where) -> str:
+    """TFLOP/s by length: every stage and peer that was timed at this head dim and mask."""
+    header = ["TFLOP/s", *(f"{n // 1024}k" if n >= 1024 else str(n) for n in SEQLENS), "× FA2"]
+    rows = []
+    for name in [*(stage.name for stage in STAGES), *PEERS]:
+        keys = {"headdim": headdim, "causal": causal, **where}
+        cells = [_or_dash(tflops, data, name, seqlen=n, **keys).removesuffix(" TFLOP/s") for n in SEQLENS]
+        if (
+            any(cell != "–" for cell in cells)
+            and results.entries(data.records, name, **keys)[0]["where"] == "gpu"
+        ):
+            rows.append([name, *cells, _or_dash(ratio, data, name, BASELINE, **keys)])
+    if not rows:
+        raise results.NoData(f"no timed entry for headdim={headdim} causal={'yes' if causal else 'no'}")
+    return table(header, rows)
+
+
+_WHERE = ("dtype", "device")
+KINDS = {
+    "ratio": Kind(ratio, ("stage", "peer", "headdim", "causal"), _WHERE),
+    "ratio512": Kind(ratio512, ("stage", "peer", "headdim", "causal"), _WHERE),
+    "tflops": Kind(tflops, ("stage",), ("headdim", "causal", "seqlen", *_WHERE)),
+    "time": Kind(time, ("stage",), ("headdim", "causal", "seqlen", *_WHERE)),
+    "memory": Kind(memory, ("stage",), ("headdim", "causal", "seqlen", *_WHERE)),
+    "spread": Kind(spread, ("stage",), ("headdim", "causal", "seqlen", *_WHERE)),
+    "speedup": Kind(speedup, ("stage", "over"), ("headdim", "causal", "seqlen", *_WHERE)),
+    "moved": Kind(moved, ("stage", "headdim", "seqlen"), ("causal",)),
+    "programs": Kind(programs, ("stage", "headdim", "seqlen")),
+    "device": Kind(device, (), ("device",)),
+    "ceiling": Kind(ceiling, ("of",), ("device",)),
+    "ladder-table": Kind(ladder_table, (), ("links", *_WHERE), block=True),
+    "peers-table": Kind(peers_table, ("headdim", "causal"), _WHERE, block=True),
+}
