@@ -124,7 +124,7 @@ def check(stage: Stage, case: Case, *, attention=None) -> Verdict:
     lse = Guarded((case.batch, case.nheads, case.seqlen_q), torch.float32, device)
     call = attention or stage.attention
     result = call(q, k, v, causal=case.causal, softmax_scale=case.softmax_scale, out=out.view, lse=lse.view)
-    if result[0] is not out.view or result[1] is not lse.view:
+    if not isinstance(result, tuple) or len(result) != 2 or result[0] is not out.view or result[1] is not lse.view:
         return Verdict(False, float("nan"), 0.0, float("nan"), "the given out and lse were not returned")
     if not (out.intact() and lse.intact()):
         return Verdict(False, float("nan"), 0.0, float("nan"), "wrote outside out or lse")

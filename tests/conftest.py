@@ -1,4 +1,4 @@
-"""What all tests share: the choice of grid, one thread a worker, and the mutants' table at the end of a run."""
+"""What all tests share: the choice of grid, one thread a worker, the mutants' table at the end of a run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def pytest_addoption(parser):
         "--grid",
         choices=("quick", "full"),
         default=None,
-        help="the cases of tests/test_stages.py: quick, every pair of values of two axes; full, the product of the axes too. "
-        "Default: full on a machine with a GPU, quick without.",
+        help="the cases of tests/test_stages.py: quick, every pair of values of two axes; full, their product "
+        "too. Default: full on a machine with a GPU, quick without.",
     )
 
 
@@ -61,7 +61,7 @@ def runnable(stage) -> Stage:
 
 @pytest.fixture
 def small(runnable):
-    """small(**fields): a case with two ragged tiles that the stage takes here, and its inputs on the stage's device."""
+    """small(**fields): a case with two ragged tiles that the stage takes here, and its inputs on its device."""
 
     def make(**fields):
         fields = {"dtype": dtypes_here(runnable)[0], "headdim": 16, "seqlen_q": 70, "seqlen_k": 80} | fields

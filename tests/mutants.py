@@ -1,7 +1,7 @@
 """Planted bugs, each of which the suite has to notice: mistakes that people make when they write these kernels.
 
-A mutant is its stage's kernel file with pieces of text replaced. tests/test_mutants.py runs the quick grid on each until a
-case fails; one that survives fails the run, and so does one whose text is no longer in the kernel.
+A mutant is its stage's kernel file with pieces of text replaced. tests/test_mutants.py runs the quick grid on each
+until a case fails; one that survives fails the run, and so does one whose text is no longer in the kernel.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ ONLINE = (
            ("alpha = np.exp(m - m_safe)", "alpha = np.exp(np.where(m == -np.inf, m, m_safe - m))")),
     mutant("s02_max_zero", "s02", "the running maximum starts at 0",
            ("np.full(len(Q_i), -np.inf, Q.dtype)", "np.zeros(len(Q_i), Q.dtype)")),
-    mutant("s02_max_tiny", "s02", "the running maximum starts at the smallest positive float, rows without keys set right",
+    mutant("s02_max_tiny", "s02", "the running maximum starts at a tiny positive float, rows without keys set right",
            ("np.full(len(Q_i), -np.inf, Q.dtype)", "np.full(len(Q_i), np.finfo(Q.dtype).tiny, Q.dtype)"),
            ("L[i : i + Br] = m_i +", "L[i : i + Br] = np.where(O_i.any(1), m_i, -np.inf) +")),
     mutant("s02_tail", "s02", "the ragged last K/V tile is dropped",
@@ -78,7 +78,8 @@ TRITON_HEAD = "h_k = h // (nheads // nheads_k)"
 
 TRITON_V1 = (
     mutant("s11_top_left", "s11", "causal mask aligned top-left", (TRITON_MASK, "keys[None, :] <= rows[:, None]")),
-    mutant("s11_tail", "s11", "keys past the end count as scores of 0", (TRITON_VISIBLE, "visible = keys[None, :] >= 0")),
+    mutant("s11_tail", "s11", "keys past the end count as scores of 0",
+           (TRITON_VISIBLE, "visible = keys[None, :] >= 0")),
     mutant("s11_rescale_O", "s11", "O is put back under the new l, but not under the new maximum",
            ("(alpha * l_i / l_safe)[:, None]", "(l_i / l_safe)[:, None]")),
     mutant("s11_rescale_l", "s11", "l is not rescaled when the maximum grows",
@@ -103,7 +104,8 @@ TRITON_V2 = (
     mutant("s12_max_zero", "s12", "the running maximum starts at 0, rows without keys set right",
            ('m_i = tl.full([Br], float("-inf"), dtype=tl.float32)', "m_i = tl.zeros([Br], dtype=tl.float32)"),
            ("    l_i = tl.where(l_i == 0.0",
-            '    m_i = tl.where(rows + shift < (0 if CAUSAL else shift), float("-inf"), m_i)\n    l_i = tl.where(l_i == 0.0')),
+            '    m_i = tl.where(rows + shift < (0 if CAUSAL else shift), float("-inf"), m_i)\n'
+            "    l_i = tl.where(l_i == 0.0")),
     mutant("s12_key_offset", "s12", "K/V tiles start one key late", ("keys = j + c", "keys = j + c + 1")),
     mutant("s12_v_offset", "s12", "every V tile is the first one",
            ("V + keys[:, None].to(tl.int64) * v_row", "V + c[:, None].to(tl.int64) * v_row")),
@@ -121,7 +123,8 @@ TRITON_V2 = (
     mutant("s12_batch", "s12", "every batch reads the values of the first",
            ("V += b * v_batch +", "V += 0 * v_batch +")),
     mutant("s12_out_tail", "s12", "rows past the end are written",
-           ("tl.store(Lse + rows, m_i + tl.log(l_i), mask=in_q)", "tl.store(Lse + rows, m_i + tl.log(l_i), mask=rows < seqlen_q + 1)")),
+           ("tl.store(Lse + rows, m_i + tl.log(l_i), mask=in_q)",
+            "tl.store(Lse + rows, m_i + tl.log(l_i), mask=rows < seqlen_q + 1)")),
     mutant("s12_grid", "s12", "the ragged last Q tile is not launched",
            ("triton.cdiv(call.seqlen_q, rows)", "max(call.seqlen_q // rows, 1)")),
     mutant("s12_v_head", "s12", "V is read with the strides of K",
@@ -177,7 +180,8 @@ MMA = (
     mutant("s20_k_fragment", "s20", "K's fragments paired as V's are",
            ("Q_frag[k], K_frag[0], K_frag[2]", "Q_frag[k], K_frag[0], K_frag[1]"),
            ("Q_frag[k], K_frag[1], K_frag[3]", "Q_frag[k], K_frag[2], K_frag[3]")),
-    mutant("s20_v_trans", "s20", "V is loaded without the transpose", ("ldmatrix_x4_trans(V_frag", "ldmatrix_x4(V_frag")),
+    mutant("s20_v_trans", "s20", "V is loaded without the transpose",
+           ("ldmatrix_x4_trans(V_frag", "ldmatrix_x4(V_frag")),
     mutant("s20_heads", "s20", "query heads take turns over the key/value heads",
            ("head / (p.nheads / p.nheads_k)", "head % p.nheads_k")),
     mutant("s20_batch", "s20", "every batch reads the keys of the first", ("p.K + batch * p.k_batch +", "p.K +")),

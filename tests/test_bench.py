@@ -201,6 +201,15 @@ def test_stage_that_fails_between_two_samples():
     assert len(records["s92_right"]["ms_samples"]) == 3
 
 
+def test_inputs_that_do_not_fit():
+    class Full(devices.Host):
+        def inputs(self, shape, dtype):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    records = benchmark(Fake("s90_right"), peer_names=["torch_math"], device=Full("a host"))
+    assert [record["error"] for record in records.values()] == ["inputs: out of memory"] * 2
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("nheads_k", [2, 1])
 def test_peers_that_run_on_the_cpu_are_right(causal, nheads_k, monkeypatch):

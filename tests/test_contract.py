@@ -1,4 +1,6 @@
-"""Bad input: every stage refuses it before it runs, names the argument, says what it was and what is accepted, and writes nothing."""
+"""Bad input: every stage refuses it before it runs, writes nothing, names the argument, and says what it was and
+what is accepted.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,7 @@ def test_headdim_too_large(runnable, good):
         pytest.skip(f"{runnable.name} takes any head dim")
     wide = [torch.zeros(1, 5, 1, largest + 1, dtype=good.q.dtype, device=good.q.device) for _ in range(3)]
     says = (f"q has headdim {largest + 1}", f"1 to {largest}")
-    refused(runnable, good, Unsupported, says, **dict(zip("qkv", wide)), out=None, lse=None)
+    refused(runnable, good, Unsupported, says, **dict(zip("qkv", wide, strict=True)), out=None, lse=None)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_neither_numpy_nor_torch(runnable, good, name):
     refused(runnable, good, TypeError, (f"{name} is builtins.list",), **spoiled)
 
 
-# ---- NumPy arrays ----------------------------------------------------------------------------------------------------
+# ---- NumPy arrays ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -250,7 +252,7 @@ def test_numpy_inputs_of_any_layout(runnable, arrays, kind):
     assert verdict.ok, verdict
 
 
-# ---- non-contiguous tensors: accepted, and right ---------------------------------------------------------------------
+# ---- non-contiguous tensors: accepted, and right -----------------------------------------------------------
 
 
 def in_wider_memory(t, axis: int):

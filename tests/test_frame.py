@@ -322,7 +322,7 @@ def turing(monkeypatch):
     from stages.common import where
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(where, "_have", lambda package: package != "tools.emulator")
+    monkeypatch.setattr(where, "have", lambda package: package != "tools.emulator")
     monkeypatch.setattr(where, "gpu_arch", lambda: 75)
     gpu = machine.Gpu("Tesla T4", 75, 15 << 30)
     here = machine.machine()

@@ -1,4 +1,4 @@
-"""The suite bites: every planted bug of tests/mutants.py fails the quick grid. `make mutants` prints what killed which."""
+"""The suite bites: every planted bug of tests/mutants.py fails the quick grid. `make mutants` prints what did."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Copy(Stage):
 
 
 def load(path: Path, name: str):
-    """The module in `path`, under a name of its own. Triton reads kernels' source from their file, so there has to be one."""
+    """The module in `path`, under a name of its own. There has to be a file: Triton reads kernels' source from it."""
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -1,4 +1,6 @@
-"""The reference itself: the oracle against independent formulas, the judge against wrong results, the inputs against their description."""
+"""The reference itself: the oracle against independent formulas, the judge against wrong results, the inputs against
+their description.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,11 @@ def family_case(family: str, dtype: str, seqlen_k: int = 300) -> Case:
     return Case(dtype, 64, 64, seqlen_k, family=family)
 
 
-# ---- oracle ----------------------------------------------------------------------------------------------------------
+# ---- oracle ------------------------------------------------------------------------------------------------
 
 
 def by_the_book(q, k, v, scale, causal):
-    """Attention in Python floats, one number at a time -> out [batch][query][head][d], lse [batch][head][query]."""
+    """Attention in Python floats, one number at a time -> out and lse in the layouts of the contract."""
     (batch, seqlen_q, nheads, headdim), (_, seqlen_k, nheads_k, _) = q.shape, k.shape
     out = torch.zeros(q.shape, dtype=torch.float64)
     lse = torch.full((batch, nheads, seqlen_q), -math.inf, dtype=torch.float64)
@@ -41,13 +43,12 @@ def by_the_book(q, k, v, scale, causal):
         h_k = h * nheads_k // nheads
         keys = [j for j in range(seqlen_k) if not causal or seqlen_k - j >= seqlen_q - i]  # counted from the end
         weights = [
-            math.exp(scale * math.fsum((q[b, i, h, x] * k[b, j, h_k, x]).item() for x in range(headdim)))
-            for j in keys
+            math.exp(scale * math.fsum((q[b, i, h, x] * k[b, j, h_k, x]).item() for x in range(headdim))) for j in keys
         ]
         if keys:
             lse[b, h, i] = math.log(math.fsum(weights))
         for x in range(headdim if keys else 0):
-            total = math.fsum(w * v[b, j, h_k, x].item() for w, j in zip(weights, keys))
+            total = math.fsum(w * v[b, j, h_k, x].item() for w, j in zip(weights, keys, strict=True))
             out[b, i, h, x] = total / math.fsum(weights)
     return out, lse
 
@@ -87,7 +88,7 @@ def test_oracle_in_chunks(monkeypatch):
     whole = oracle(q, k, v, causal=True)
     module = importlib.import_module("reference.oracle")  # the name itself is the function
     monkeypatch.setattr(module, "CHUNK_BYTES", 8 * 17 * 5)
-    for a, b in zip(whole, oracle(q, k, v, causal=True)):
+    for a, b in zip(whole, oracle(q, k, v, causal=True), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-15)
 
 
@@ -122,12 +123,12 @@ def test_plain_is_as_good_as_its_dtype(family, dtype):
         assert error < 64 * logits * UNIT_ROUNDOFF[q.dtype]
 
 
-# ---- judge -----------------------------------------------------------------------------------------------------------
+# ---- judge -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def answer():
-    """(expected, out, lse) with out and lse exactly right; causal, two batches, four heads, some rows without keys."""
+    """(expected, out, lse), out and lse exactly right: causal, two batches, four heads, some rows without keys."""
     q, k, v = Case("float16", 16, 70, 60, True, batch=2, nheads=4, nheads_k=2).inputs()
     expected = expect(q, k, v, causal=True)
     return expected, expected.out.clone(), expected.lse.clone()
@@ -277,13 +278,14 @@ def test_the_bound_shrinks_with_the_output(seqlen_k):
         assert not judge(wrong, expected.lse, expected).ok
 
 
-# ---- check and guards ------------------------------------------------------------------------------------------------
+# ---- check and guards --------------------------------------------------------------------------------------
 
 CHECKED = Case("float32", 16, 40, 50, causal=True, nheads=4, nheads_k=2)
 
 
 def right(q, k, v, *, causal, softmax_scale, out, lse):
-    for to, value in zip((out, lse), oracle(q, k, v, causal=causal, softmax_scale=softmax_scale)):
+    exact = oracle(q, k, v, causal=causal, softmax_scale=softmax_scale)
+    for to, value in zip((out, lse), exact, strict=True):
         to.copy_(value)
     return out, lse
 
@@ -359,7 +361,7 @@ def test_guarded(dtype):
     assert not guarded.intact()
 
 
-# ---- inputs ----------------------------------------------------------------------------------------------------------
+# ---- inputs ------------------------------------------------------------------------------------------------
 
 HEADDIMS = (1, 16, 64, 128, 256)
 
@@ -419,7 +421,7 @@ def test_constant_v_is_constant_a_head(headdim):
 
 
 def test_activations_are_real():
-    """Captured heads differ in scale and have rows far from uniform; keys have means that no normal draw has."""
+    """Logits spread widely; some rows look at a few tokens, others at nearly all."""
     seqlen, nheads, headdim = captured_shape()
     sizes = dict(seqlen_q=seqlen, seqlen_k=seqlen, nheads=nheads, nheads_k=nheads)
     S, P, _ = drawn("activations", headdim, **sizes)
@@ -432,7 +434,7 @@ def test_activations_are_real():
 def test_inputs_are_the_same_every_time(family):
     case = family_case(family, "float32")
     first, again, other = (c.inputs() for c in (case, case, dataclasses.replace(case, seed=1)))
-    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
 
 
@@ -446,7 +448,8 @@ def test_inputs_are_finite_in_every_dtype(family):
 @pytest.mark.parametrize("layout", ("transposed", "sliced"))
 def test_layouts_hold_the_same_values(layout):
     case = Case("float32", 8, 6, 7, nheads=4, nheads_k=2)
-    for name, plain_, laid in zip("qkv", case.inputs(), dataclasses.replace(case, layout=layout).inputs()):
+    laid_out = dataclasses.replace(case, layout=layout).inputs()
+    for name, plain_, laid in zip("qkv", case.inputs(), laid_out, strict=True):
         assert torch.equal(plain_, laid), name
         assert not laid.is_contiguous() and laid.stride(3) == 1
 
@@ -470,7 +473,7 @@ def test_bad_cases_say_so(fields, says):
         Case(**fields).inputs()
 
 
-# ---- grids -----------------------------------------------------------------------------------------------------------
+# ---- grids -------------------------------------------------------------------------------------------------
 
 AXES = {
     "dtype": lambda c: c.dtype,
@@ -502,7 +505,7 @@ def test_quick_grid_covers_every_pair(stage, axes):
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.short)
 def test_quick_grid_favours_no_value(stage):
-    """Where an axis does not matter for the pairs its values still take turns: none has less than half its share."""
+    """Where an axis does not matter for the pairs its values take turns: none has less than half its share."""
     cases = synthetic(quick_grid(stage))
     for name, axis in AXES.items():
         counts = collections.Counter(map(axis, cases))
@@ -511,7 +514,7 @@ def test_quick_grid_favours_no_value(stage):
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.short)
 def test_full_grid_turns_every_value(stage):
-    """Every family, layout and scale meets every dtype, head dim and mask; and the product of the other axes is whole."""
+    """Every family, layout and scale meets every dtype, head dim and mask; the product of the other axes is whole."""
     cases = synthetic(full_grid(stage))
     for turning in ("family", "layout", "softmax_scale"):
         values = {AXES[turning](c) for c in cases}
@@ -539,4 +542,3 @@ def test_grids(stage, grid):
     assert (1, 1) in lengths and any(c.causal and c.seqlen_q > c.seqlen_k for c in cases)
     padded = {c.headdim for c in cases} - set(stage.capability.headdims)
     assert padded, "no head dim is padded"
-

@@ -35,7 +35,7 @@ def run_python(code: str, **environment) -> str:
     return done.stdout
 
 
-# ---- finding a stage -------------------------------------------------------------------------------------------------
+# ---- finding a stage ---------------------------------------------------------------------------------------
 
 
 def test_stages_are_in_order():
@@ -61,7 +61,7 @@ def test_get_guesses_what_was_meant():
         get("s12_triton_v3")
 
 
-# ---- records ---------------------------------------------------------------------------------------------------------
+# ---- records -----------------------------------------------------------------------------------------------
 
 
 def test_record(stage):
@@ -82,14 +82,16 @@ def test_tiles_are_the_parents_but_for_the_idea(stage):
     for field in stage.tiles.keys() | parent.tiles.keys():
         if field not in stage.idea_fields:
             mine, theirs = stage.tiles.get(field), parent.tiles.get(field)
-            assert mine == theirs, f"tiles[{field!r}] is {mine}, {parent.name} has {theirs}, and it is not in idea_fields"
+            assert mine == theirs, (
+                f"tiles[{field!r}] is {mine}, {parent.name} has {theirs}, and it is not in idea_fields"
+            )
 
 
 HEADINGS = ("idea", "prediction", "measured", "not fix")
 
 
 def test_card(stage):
-    """Half a page: the idea, a prediction made before measuring, what was measured, what it does not fix yet."""
+    """The idea, a prediction made before measuring, what was measured, what it does not fix yet."""
     card = stage.folder / "README.md"
     assert card.is_file(), f"{stage.name} has no card"
     text = card.read_text(encoding="utf-8")
@@ -139,7 +141,7 @@ def test_padded_headdim():
     assert Capability("numpy", ("float32",)).padded_headdim(1000) == 1000
 
 
-# ---- without a backend -----------------------------------------------------------------------------------------------
+# ---- without a backend -------------------------------------------------------------------------------------
 
 
 def test_the_registry_imports_no_backend():
@@ -186,18 +188,18 @@ def test_a_stage_without_its_backend_says_so(package):
             assert repr(package) in loaded and "make doctor" in loaded, line
 
 
-# ---- where a stage runs ----------------------------------------------------------------------------------------------
+# ---- where a stage runs ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """machine(arch, lacks=()): pretend to be a machine with that GPU (None: without one) and without those packages."""
+    """machine(arch, lacks=()): pretend to have that GPU (None: none) and Triton 3.4, and to lack those packages."""
 
     def pretend(arch: int | None, lacks: tuple[str, ...] = ()):
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
         monkeypatch.setattr(where_module, "gpu_arch", lambda: arch)
         monkeypatch.setattr(where_module, "triton_version", lambda: (3, 4))
-        monkeypatch.setattr(where_module, "_have", lambda package: package not in lacks)
+        monkeypatch.setattr(where_module, "have", lambda package: package not in lacks)
 
     return pretend
 
@@ -255,7 +257,7 @@ def test_interpreter_on_request(machine, monkeypatch):
     assert where(a_stage("triton", min_arch=75), "float16").kind == "interpreter"
 
 
-# ---- solution regions ------------------------------------------------------------------------------------------------
+# ---- solution regions --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -297,13 +299,21 @@ def test_regions_in_cuda(source, name):
         ("x\n# BEGIN SOLUTION a: hint\nx\n", 2, "'a' is not closed"),
         ("# END SOLUTION\n", 1, "without a BEGIN"),
         ("# BEGIN SOLUTION a: h\n# END SOLUTION\n# END SOLUTION\n", 3, "without a BEGIN"),
-        ("# BEGIN SOLUTION a: h\n# BEGIN SOLUTION b: h\n# END SOLUTION\n", 2, "inside the region 'a' of line 1"),
+        (
+            "# BEGIN SOLUTION a: h\n# BEGIN SOLUTION b: h\n# END SOLUTION\n",
+            2,
+            "inside the region 'a' of line 1",
+        ),
         ("# BEGIN SOLUTION\n# END SOLUTION\n", 1, "accepted: BEGIN SOLUTION name: hint"),
         ("# BEGIN SOLUTION a\n# END SOLUTION\n", 1, "accepted: BEGIN SOLUTION name: hint"),
         ("# BEGIN SOLUTION a:\n# END SOLUTION\n", 1, "accepted: BEGIN SOLUTION name: hint"),
         ("# BEGIN SOLUTION: hint\n# END SOLUTION\n", 1, "accepted: BEGIN SOLUTION name: hint"),
         ("# BEGIN SOLUTION two words: hint\n# END SOLUTION\n", 1, "accepted: BEGIN SOLUTION name: hint"),
-        ("#BEGIN SOLUTION a: h\n#END SOLUTION\n#BEGIN SOLUTION a: h\n#END SOLUTION\n", 3, "second region 'a'"),
+        (
+            "#BEGIN SOLUTION a: h\n#END SOLUTION\n#BEGIN SOLUTION a: h\n#END SOLUTION\n",
+            3,
+            "second region 'a'",
+        ),
     ),
 )
 def test_bad_regions(source, text, line, says):

@@ -1,4 +1,4 @@
-"""The one suite that every stage passes: its grid of cases, and what the contract promises beyond the numbers.
+"""The one suite that every stage passes: its grid of cases, and what the contract promises beyond numbers.
 
 `pytest tests/test_stages.py -k s12` runs one stage's part; `--grid full` the product of the axes.
 """
@@ -70,7 +70,7 @@ def test_deterministic(runnable, small, causal):
     for dtype in dtypes_here(runnable):
         case, (q, k, v) = small(dtype=dtype, causal=causal, seqlen_q=130, seqlen_k=200, family="spikes")
         first, again = (runnable.attention(q, k, v, causal=causal) for _ in range(2))
-        for name, a, b in zip(("out", "lse"), first, again):
+        for name, a, b in zip(("out", "lse"), first, again, strict=True):
             assert torch.equal(a, b), f"{name} differs between two calls with the same inputs ({case})"
 
 
@@ -78,7 +78,11 @@ def test_torch_in_torch_out(runnable, small):
     case, (q, k, v) = small()
     out, lse = runnable.attention(q, k, v)
     assert (out.shape, out.dtype, out.device) == (q.shape, q.dtype, q.device)
-    assert (lse.shape, lse.dtype, lse.device) == ((case.batch, case.nheads, case.seqlen_q), torch.float32, q.device)
+    assert (lse.shape, lse.dtype, lse.device) == (
+        (case.batch, case.nheads, case.seqlen_q),
+        torch.float32,
+        q.device,
+    )
     assert judge(out, lse, expect(q, k, v)).ok
 
 
@@ -136,7 +140,7 @@ def test_inputs_are_not_modified(runnable, small, layout):
     _, (q, k, v) = small(layout=layout, causal=True)
     before = [t.clone() for t in (q, k, v)]
     runnable.attention(q, k, v, causal=True)
-    for name, t, copy in zip("qkv", (q, k, v), before):
+    for name, t, copy in zip("qkv", (q, k, v), before, strict=True):
         assert torch.equal(t, copy), f"{name} was modified"
 
 
@@ -148,7 +152,7 @@ def test_result_carries_no_gradient(runnable, small):
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the future score is NaN before it is masked
 def test_future_keys_are_masked_by_choice_not_by_sums(runnable, small):
-    """-inf added to the score of an infinite key would be NaN: a key that a row does not see cannot change it."""
+    """-inf added to the score of an infinite key is NaN; but a key that a row does not see cannot change it."""
     case, (q, k, v) = small(seqlen_q=70, seqlen_k=70, causal=True)
     clean = [t.clone() for t in runnable.attention(q, k, v, causal=True)]
     k[:, -1] = torch.inf
@@ -178,8 +182,8 @@ def test_naive_memory_is_quadratic_and_online_linear():
     assert online[1] < naive[1] / 10, (naive, online)
 
 
-# What a stage may hold beyond out and lse, in bytes, given its inputs: FlashAttention-1 keeps O, m and l of every row in
-# global memory, in fp32.
+# What a stage may hold beyond out and lse, in bytes, given its inputs: FlashAttention-1 keeps O, m and l of every
+# row in global memory, in fp32.
 OWN_WORKSPACE = {"s11_triton_v1": lambda q: 4 * q.numel() + 2 * 4 * q.numel() // q.shape[3]}
 
 
@@ -206,22 +210,25 @@ def test_gpu_memory_is_out_and_lse(runnable, causal):
     for case in (short, dataclasses.replace(short, seqlen_q=8192, seqlen_k=8192)):
         extra, allowed = peak_gpu_bytes(runnable, case)
         slack = 8 * 512  # the allocator rounds each tensor up to 512 bytes
-        assert extra <= allowed + slack, f"{runnable.name} holds {extra} bytes more than before; allowed {allowed} ({case})"
+        assert extra <= allowed + slack, (
+            f"{runnable.name} holds {extra} bytes more than before; allowed {allowed} ({case})"
+        )
 
 
-# ---- what single stages add ------------------------------------------------------------------------------------------
+# ---- what single stages add --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", (1, 64, 100, 202))
 def test_merge_of_two_parts_is_the_whole(split):
-    """s02's rule: attention over some keys and attention over the rest, merged, is attention over all of them."""
+    """s02's rule: attention over some keys and attention over the rest, merged, is attention over all."""
     from stages.s02_online_softmax.kernel import merge, tiled_attention
 
     case = Case("float64", 16, 113, 203, family="spikes", nheads=1, nheads_k=1)
     Q, K, V = (t[0, :, 0].numpy() for t in case.inputs())
     first = tiled_attention(Q, K[:split], V[:split], 0.25, False)
     rest = tiled_attention(Q, K[split:], V[split:], 0.25, False)
-    for got, expected in zip(merge(*first, *rest), tiled_attention(Q, K, V, 0.25, False)):
+    whole = tiled_attention(Q, K, V, 0.25, False)
+    for got, expected in zip(merge(*first, *rest), whole, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-13)
 
 
@@ -230,6 +237,10 @@ def test_merge_of_rows_that_see_no_key():
 
     nothing = np.zeros((2, 3)), np.full(2, -np.inf)
     something = np.ones((2, 3)), np.zeros(2)
-    for a, b, out, lse in ((nothing, nothing, 0, -np.inf), (nothing, something, 1, 0), (something, nothing, 1, 0)):
+    for a, b, out, lse in (
+        (nothing, nothing, 0, -np.inf),
+        (nothing, something, 1, 0),
+        (something, nothing, 1, 0),
+    ):
         merged = merge(*a, *b)
         assert (merged[0] == out).all() and (merged[1] == lse).all()

@@ -3,8 +3,8 @@
     python -m tools.check s12
     python -m tools.check s12 --case causal --all
 
-Stops after 10 wrong cases, and at the first exception, unless --all is given. When something is wrong, the hint of the
-stage's solution regions is shown.
+Stops after 10 wrong cases, and at the first exception, unless --all is given. When something is wrong, the hints
+of the stage's solution regions are shown.
 
 Exit codes: 0 every case passed; 1 a case failed, the code is not written yet, or the stage cannot run here;
 2 wrong arguments; 130 interrupted.
@@ -126,16 +126,16 @@ def not_written(error: BaseException) -> bool:
 
 
 def learners_traceback(error: BaseException, folder: Path) -> str:
-    """The part of a traceback that lies in the stage's folder, innermost exception first choice; and the message.
+    """The part of a traceback that lies in the stage's folder, and the exception's message.
 
-    Triton's interpreter wraps what happens in a kernel: the line that matters is that of the wrapped exception.
+    Triton's interpreter wraps what is raised in a kernel: the line that matters is that of the innermost exception.
     """
     shown, frames = error, []
     for link in chain(error):
         inside = [f for f in traceback.extract_tb(link.__traceback__) if Path(f.filename).parent == folder]
         if inside:
             shown, frames = link, inside
-    if not frames:  # not raised by their code, but on the way to it: the last frame is better than none
+    if not frames and not isinstance(error, SyntaxError):  # which says itself where it is
         frames = traceback.extract_tb(error.__traceback__)[-1:]
     lines = "".join(traceback.format_list(frames) + traceback.format_exception_only(shown)).splitlines()
     if len(lines) > MESSAGE_LINES:
@@ -143,26 +143,34 @@ def learners_traceback(error: BaseException, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def table(stage: Stage, cases: Sequence[Case], done: Sequence[Outcome]) -> Table:
-    """The verdicts by property. A case counts in every property that it has."""
-    result = Table(box=box.SIMPLE, pad_edge=False)
-    result.add_column("what the cases are about", no_wrap=True)
+def verdicts(console: Console, stage: Stage, cases: Sequence[Case], done: Sequence[Outcome]) -> None:
+    """Print how the cases did by property, and the simplest failing one. A case counts in each of its properties."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("what the cases are about", no_wrap=True)
     for name in ("passed", "failed", "not run"):
-        result.add_column(name, justify="right")
-    if not all(outcome.ok for outcome in done):
-        result.add_column("simplest failing case, and what is wrong", overflow="fold")
+        table.add_column(name, justify="right")
+    table.add_column("simplest that failed" if any(not outcome.ok for outcome in done) else "")
     run = {outcome.case for outcome in done}
+    examples: list[Outcome] = []
     for name, has in properties(stage).items():
         mine = [outcome for outcome in done if has(outcome.case)]
         failed = [outcome for outcome in mine if not outcome.ok]
         waiting = sum(1 for case in cases if has(case) and case not in run)
         if not mine and not waiting:
             continue
-        first = f"{failed[0].case}\n{failed[0].problem}" if failed else ""
+        reference = ""
+        if failed:
+            if failed[0] not in examples:
+                examples.append(failed[0])
+            reference = f"({examples.index(failed[0]) + 1})"
         style = "red" if failed else "green" if mine else "dim"
         counts = (str(n) if n else "" for n in (len(mine) - len(failed), len(failed), waiting))
-        result.add_row(f"[{style}]{name}[/]", *counts, *([escape(first)] if len(result.columns) > 4 else []))
-    return result
+        table.add_row(f"[{style}]{name}[/]", *counts, reference)
+    console.print(table)
+    for number, outcome in enumerate(examples, start=1):
+        console.print(f"({number}) {outcome.case}\n    {escape(outcome.problem)}")
+    if examples:
+        console.print()
 
 
 def show_hints(console: Console, stage: Stage) -> None:
@@ -179,7 +187,7 @@ def show_hints(console: Console, stage: Stage) -> None:
 
 
 def choose(stage: Stage, substring: str, console: Console) -> list[Case]:
-    """The cases of the quick grid that run here and contain `substring`, simplest first; says which dtypes do not run."""
+    """The cases with `substring` in their name that run here, simplest first; says which dtypes do not run."""
     wanted = [case for case in quick_grid(stage) if substring in str(case)]
     for dtype in dict.fromkeys(case.dtype for case in wanted):
         place = where(stage, dtype)
@@ -191,7 +199,9 @@ def choose(stage: Stage, substring: str, console: Console) -> list[Case]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m tools.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("stage", metavar="STAGE", help="s12, 12 or s12_triton_v2")
     p.add_argument("--case", default="", metavar="TEXT", help="only cases with TEXT in their name: causal, d64, 1x130")
@@ -244,20 +254,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = [outcome for outcome in done if not outcome.ok]
     if failed and failed[0].error is not None and not_written(failed[0].error):
         return report_error(console, stage, failed[0].error)
-    console.print(table(stage, cases, done))
+    verdicts(console, stage, cases, done)
     if interrupted:
         console.print(f"[yellow]interrupted after {len(done)} of {len(cases)} cases[/]")
         return 130
     if not failed:
         console.print(f"[green]All {len(cases)} cases passed.[/]")
         return 0
-    first, count = failed[0], len(failed)
-    stopped = "" if len(done) == len(cases) else f" (stopped there: --all runs the other {len(cases) - len(done)} as well)"
-    console.print(f"[red]{count} of {len(done)} cases failed{stopped}.[/] The simplest of them:\n")
-    console.print(f"  python -m tools.check {stage.short} --case {first.case}")
-    if first.error is not None:
-        return report_error(console, stage, first.error)
-    console.print(f"  {escape(first.problem)}")
+    rest = len(cases) - len(done)
+    console.print(
+        f"[red]{len(failed)} of {len(done)} cases failed.[/]" + (f" --all runs the other {rest} too." if rest else "")
+    )
+    console.print(
+        f"The simplest by itself: python -m tools.check {stage.short} --case {failed[0].case}", soft_wrap=True
+    )
+    if failed[0].error is not None:
+        return report_error(console, stage, failed[0].error)
     show_hints(console, stage)
     return 1
 
@@ -267,7 +279,8 @@ def report_error(console: Console, stage: Stage, error: Exception) -> int:
     if not_written(error):
         console.print(f"[yellow]Not written yet: {escape(os.path.relpath(stage.kernel_file))} says {NOT_WRITTEN!r}.[/]")
     else:
-        console.print(f"[red]The stage's code raised an exception:[/]\n\n{escape(learners_traceback(error, stage.folder))}")
+        console.print("\n[red]The stage's code raised an exception:[/]")
+        console.print(escape(learners_traceback(error, stage.folder)), soft_wrap=True)
     show_hints(console, stage)
     return 1
 

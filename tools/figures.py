@@ -5,8 +5,11 @@ A marker names a kind and its keys; `figure(data, kind, keys)` gives the text th
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from stages import STAGES, get
 from tools import results
@@ -14,6 +17,7 @@ from tools.bench.peers import PEERS
 from tools.bench.report import mebibytes, milliseconds, three_digits
 from tools.bench.shapes import SEQLENS, grid_shape
 from tools.plot import traffic
+from tools.profile import COUNTERS
 
 BASELINE = "torch_fa2"
 TABLE_SEQLEN = 4096
@@ -35,17 +39,36 @@ class Kind:
 
 @dataclass(frozen=True)
 class Data:
-    """What figures are made from: all files' records, and the environments they were measured in."""
+    """What figures are made from: all files' records, the environments of their runs, and the profiles."""
 
     records: Sequence[dict]
     environments: Sequence[dict]
+    profiles: Sequence[dict] = ()
 
     @classmethod
-    def of(cls, files: Sequence[results.Results]) -> Data:
+    def of(cls, files: Sequence[results.Results], profiles: Sequence[dict] = ()) -> Data:
         return cls(
             [record for file in files for record in file.records],
             [environment for file in files for environment in (file.environment, *file.runs.values())],
+            profiles,
         )
+
+
+def load_profile(path) -> list[dict]:
+    """The records of a file of tools.profile, each with its `device` and `date`. Raises ResultsError."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        where = {key: data["environment"][key] for key in ("device", "date")}
+        made = [where | profile for profile in data["profiles"]]
+        for profile in made:
+            _ = [profile[key] for key in ("name", "dtype", "seqlen", "headdim", "causal")]
+            if not all(math.isfinite(value) for value in profile["counters"].values()):
+                raise ValueError("a counter is no finite number")
+    except OSError as problem:
+        raise results.ResultsError(f"{path}: cannot be read: {problem.strerror}") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as problem:
+        raise results.ResultsError(f"{path}: damaged: {type(problem).__name__}: {problem}") from None
+    return made
 
 
 def figure(data: Data, kind: str, keys: Mapping[str, str]) -> str:
@@ -145,6 +168,53 @@ def ratio512(data: Data, stage: str, peer: str, headdim: int, causal: bool, **wh
     )
 
 
+# Read by the profiler.
+
+
+def counter(
+    data: Data,
+    stage: str,
+    name: str,
+    headdim: int = 128,
+    causal: bool = False,
+    seqlen: int = 4096,
+    device: str = "",
+) -> str:
+    if name not in COUNTERS:
+        raise FigureError(f"name is {name!r}; accepted: {', '.join(COUNTERS)}")
+    wanted = {"name": stage, "headdim": headdim, "causal": causal, "seqlen": seqlen}
+    found = [
+        profile
+        for profile in data.profiles
+        if all(profile[key] == value for key, value in wanted.items())
+        and name in profile["counters"]
+        and device.lower() in profile["device"].lower()
+    ]
+    asked = " ".join(f"{key}={value}" for key, value in wanted.items())
+    if not found:
+        raise results.NoData(f"no profile has {name} of {asked}")
+    devices = sorted({profile["device"] for profile in found})
+    if len(devices) > 1:
+        raise results.NoData(f"profiles of {', '.join(devices)} have {asked}; say which, by device=")
+    newest = max(found, key=lambda profile: profile["date"])
+    return quantity(newest["counters"][name], COUNTERS[name][1])
+
+
+def quantity(value: float, unit: str) -> str:
+    """A counter's value with its unit: 36.5 %, 13.3 GB, 1.03 ms, 369 million."""
+    if unit == "%":
+        return f"{value:.1f} %"
+    if unit == "ns":
+        return milliseconds(value / 1e6)
+    scales = (
+        ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if unit == "bytes" else ((1e9, "billion"), (1e6, "million"))
+    )
+    for scale, word in scales:
+        if value >= 0.9995 * scale:
+            return f"{three_digits(value / scale)} {word}"
+    return f"{value:,.0f}{' bytes' if unit == 'bytes' else ''}"
+
+
 # Counted, not measured.
 
 
@@ -183,9 +253,19 @@ def _environment(data: Data, device: str | None) -> dict:
     return max(there, key=lambda env: env["date"])
 
 
-def device(data: Data, device: str | None = None) -> str:
-    environment = _environment(data, device)
-    return f"{environment['device']}, {environment['date'][:10]}"
+def device(data: Data, stage: str | None = None, device: str | None = None) -> str:
+    """The GPU and the day of its newest run; with `stage`, that stage's: NumPy stages run on the CPU."""
+    if stage is None:
+        environment = _environment(data, device)
+        return f"{environment['device']}, {environment['date'][:10]}"
+    found = results.entries(data.records, stage, device=device)
+    names = sorted({record["device"] for record in found})
+    if len(names) != 1:
+        what = (
+            f"{len(names)} devices timed {stage}: {', '.join(names)}; say which, by device=" if names else ""
+        )
+        raise results.NoData(what or f"no timed entry for {stage}")
+    return f"{names[0]}, {max(record['run'] for record in found)[:10]}"
 
 
 def ceiling(data: Data, of: str, device: str | None = None) -> str:
@@ -267,9 +347,10 @@ KINDS = {
     "memory": Kind(memory, ("stage",), ("headdim", "causal", "seqlen", *_WHERE)),
     "spread": Kind(spread, ("stage",), ("headdim", "causal", "seqlen", *_WHERE)),
     "speedup": Kind(speedup, ("stage", "over"), ("headdim", "causal", "seqlen", *_WHERE)),
+    "counter": Kind(counter, ("stage", "name"), ("headdim", "causal", "seqlen", "device")),
     "moved": Kind(moved, ("stage", "headdim", "seqlen"), ("causal",)),
     "programs": Kind(programs, ("stage", "headdim", "seqlen")),
-    "device": Kind(device, (), ("device",)),
+    "device": Kind(device, (), ("stage", "device")),
     "ceiling": Kind(ceiling, ("of",), ("device",)),
     "ladder-table": Kind(ladder_table, (), ("links", *_WHERE), block=True),
     "peers-table": Kind(peers_table, ("headdim", "causal"), _WHERE, block=True),

@@ -9,8 +9,9 @@ Kinds and their keys ([] may be left out; causal is then no):
 
 {kinds}
 
-stage=, over=: a stage (s13, s13_triton_tuned) or a peer. seqlen=4096 or 4k. device=: a part of its name, for
-results that hold several. ladder-table and peers-table are blocks: their end stands on a line of its own.
+stage=, over=: a stage (s13, s13_triton_tuned), a peer. seqlen=4096 or 4k. name=: a counter of tools.profile.
+device=: a part of its name, for results that hold several. ladder-table and peers-table are blocks: their end
+stands on a line of its own.
 
 Exit codes: 0 all is filled (--check: nothing was stale); 1 stale markers, or some that cannot be filled, or a
 damaged results file; 2 wrong arguments.
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import results
-from tools.figures import KINDS, Data, FigureError, figure, usage
+from tools.figures import KINDS, Data, FigureError, figure, load_profile, usage
 
 MARKER = re.compile(
     r"<!--\s*inject:\s*(?P<asks>.*?)\s*-->(?P<text>.*?)(?P<end><!--\s*/inject\s*-->)", re.DOTALL
@@ -133,8 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not path.is_file():
             p.error(f"argument documents: {path} is no file")
     files, damaged = results.load_all(args.results if args.results is not None else results.committed())
-    data = Data.of(files)
-    filled, problems = {}, [str(problem) for problem in damaged]
+    problems = [str(problem) for problem in damaged]
+    profiles = []
+    for path in sorted((results.RESULTS_DIR / "profile").glob("*.json")):
+        try:
+            profiles += load_profile(path)
+        except results.ResultsError as problem:
+            problems.append(str(problem))
+    data = Data.of(files, profiles)
+    filled = {}
     for path in paths:
         text = path.read_text(encoding="utf-8")
         try:

@@ -4,8 +4,8 @@
     ...
     # END SOLUTION
 
-In CUDA files the comments start with //. The name is one word; what follows the colon is the hint for who is stuck. A file
-may hold several regions; they do not nest, and no two of a file have the same name.
+In CUDA files the comments start with //. The name is one word; what follows the colon is the hint for who is stuck.
+A file may hold several regions; they do not nest, and no two of a file have the same name.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Region:
 def find_regions(path: str | Path) -> tuple[Region, ...]:
     """The solution regions of a Python or CUDA file, in its order.
 
-    Raises RegionError naming file and line for a region that is unnamed, has no hint, has the name of another one, lies in
-    another one, or is not closed; and for an END without a BEGIN.
+    Raises RegionError naming file and line for a region that is unnamed, has no hint, has the name of another one,
+    lies in another one, or is not closed; and for an END without a BEGIN.
     """
     path = Path(path)
     if path.suffix not in COMMENT:

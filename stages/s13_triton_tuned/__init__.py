@@ -15,5 +15,5 @@ STAGE = Stage(
     ),
     # What the interpreter runs, and where tuning starts; kernel.py has the other candidates.
     tiles={"Br": 64, "Bc": 64, "tile_bytes": 16384, "num_warps": 4, "num_stages": 3},
-    idea_fields=("num_stages",),
+    idea_fields=("Br", "Bc", "num_warps", "num_stages"),
 )

@@ -86,11 +86,17 @@ def measure(
     An implementation that fails or is wrong gets `error` and no timing, and the others go on. Raises
     DeviceLost.
     """
-    device.new_shape()
-    q, k, v = device.inputs(shape, dtype)
-    progress("the reference")
-    truths = list(_truths(shape, q, k, v))
     entries = [Entry(stage.name, "stage") for stage in stages] + [Entry(name, "peer") for name in peer_names]
+    device.new_shape()
+    progress("inputs and reference")
+    try:
+        q, k, v = device.inputs(shape, dtype)
+        truths = list(_truths(shape, q, k, v))
+    except (RuntimeError, MemoryError) as problem:
+        device.assert_alive()
+        for entry in entries:
+            entry.error = f"inputs: {_describe(problem, '')}"
+        return [_record(entry, shape, device, dtype) for entry in entries]
     by_name = {stage.name: stage for stage in stages}
     for entry in entries:
         progress(f"{entry.name}: first call")

@@ -146,16 +146,15 @@ def throughput(sheet: Sheet) -> Figure | None:
     size = _size(panels, 6.4, 4.2)
     fig = style.figure(*size, "Throughput of the forward pass", sheet.subtitle, footer)
     lengths = _lengths(records)
-    waiting = []
+    labels = []
     for (headdim, causal), ax in _grid(fig, panels).items():
         here = _of(records, headdim, causal)
-        waiting.append((ax, _lines(ax, here, stages, lambda record: record["tflops"], style.label)))
+        labels.append((ax, _lines(ax, here, stages, lambda record: record["tflops"], style.label)))
         style.length_axis(ax, lengths, room=5 if len(lengths) > 2 else 3)
         ax.set_ylim(0, 1.06 * max(record["tflops"] for record in here))
         ax.set_ylabel("TFLOP/s")
         ax.set_title(f"head dim {headdim}, {_mask(causal)}", loc="left")
-    for ax, ends in waiting:
-        style.label_ends(ax, ends)
+    style.label_ends(fig, labels)
     return fig
 
 
@@ -177,7 +176,7 @@ def time_and_memory(sheet: Sheet) -> Figure | None:
     )
     where = f"{sheet.subtitle}; NumPy on {host[0]['device']}" if host and gpu else sheet.subtitle
     fig = style.figure(12.4, 0.9 + 4.4 * len(rows), "Time and memory against length", where, footer)
-    waiting = []
+    labels = []
     quantities = (
         ("time", "ms", lambda record: record["ms_median"] / record["batch"]),
         ("memory", "MiB", lambda record: record["peak_bytes"] / record["batch"] / 2**20),
@@ -190,9 +189,8 @@ def time_and_memory(sheet: Sheet) -> Figure | None:
             _slopes(ax, _lengths(records), min(y for _, y, _, _ in ends))
             ax.set_ylabel(f"{what} ({unit})")
             ax.set_title(f"{title}: {what}", loc="left")
-            waiting.append((ax, ends))
-    for ax, ends in waiting:
-        style.label_ends(ax, ends, merge=True)
+            labels.append((ax, ends))
+    style.label_ends(fig, labels, merge=True)
     return fig
 
 
@@ -335,7 +333,7 @@ def roofline(sheet: Sheet) -> Figure | None:
         textcoords="offset points", ha="center", fontsize=9,
         rotation=math.degrees(math.atan2(y1 - y0, x1 - x0)), rotation_mode="anchor",
     )  # fmt: skip
-    style.label_ends(ax, ends)
+    style.label_ends(fig, [(ax, ends)])
     return fig
 
 
@@ -359,10 +357,10 @@ def v1_against_v2(sheet: Sheet) -> Figure | None:
         ("GB asked of global memory, counted", lambda record: traffic.asked_bytes(record) / 1e9),
         ("programs, counted", traffic.programs),
     )
-    waiting = []
+    labels = []
     axes = fig.subplots(1, len(panels))
     for ax, (text, value) in zip(axes, panels, strict=True):
-        waiting.append((ax, _lines(ax, records, names, value, style.short)))
+        labels.append((ax, _lines(ax, records, names, value, style.short)))
         ax.set_yscale("log")
         style.length_axis(ax, _lengths(records), room=1.6)
         ax.set_title(text, loc="left")
@@ -372,8 +370,7 @@ def v1_against_v2(sheet: Sheet) -> Figure | None:
         axes[-1].annotate(
             f"{sms} SMs", (_lengths(records)[0], sms), xytext=(0, 4), textcoords="offset points", fontsize=9
         )
-    for ax, ends in waiting:
-        style.label_ends(ax, ends)
+    style.label_ends(fig, labels)
     return fig
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -111,14 +112,18 @@ def length_axis(ax, lengths: list[int], room: float = 1.0) -> None:
     ax.set_xlabel("sequence length")
 
 
-def label_ends(ax, ends: list[tuple[float, float, str, str]], merge: bool = False) -> None:
-    """Write each line's name behind its last point (x, y, text, colour), moved apart where they would
-    overlap.
+def label_ends(fig: Figure, panels: Sequence[tuple], merge: bool = False) -> None:
+    """Write each line's name behind its last point, moved apart where they would overlap.
 
+    panels: (axes, ends), an end being (x, y, text, colour). The axis limits have to be final.
     merge: the names of points that coincide are written together, in black.
-    The axis limits have to be final.
     """
-    ax.figure.draw_without_rendering()  # settles the layout, and with it where a point lies
+    fig.draw_without_rendering()  # settles the layout, and with it where a point lies
+    for ax, ends in panels:
+        _label(ax, ends, merge)
+
+
+def _label(ax, ends: Sequence[tuple[float, float, str, str]], merge: bool) -> None:
     points = 72 / ax.figure.dpi
     groups: list[list] = []  # of (px, py, x, y, text, colour); px, py in points
     for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
