@@ -3,7 +3,7 @@
 import pytest
 
 from stages import STAGES
-from stages.common.where import have
+from stages.common.where import installed
 
 CUDA_STAGES = [stage for stage in STAGES if stage.capability.backend == "cuda"]
 ELEMENT = {"float16": "f16", "bfloat16": "bf16"}
@@ -12,7 +12,7 @@ ELEMENT = {"float16": "f16", "bfloat16": "bf16"}
 @pytest.mark.parametrize("arch", ("80", "89", "90a"))
 @pytest.mark.parametrize("stage", CUDA_STAGES, ids=lambda stage: stage.short)
 def test_compiles_without_spills(stage, arch):
-    if not have("cupy"):
+    if not installed("cupy"):
         pytest.skip("needs CuPy and NVRTC, which are not installed")
     from tools.nvrtc import compile_for
 
@@ -27,7 +27,7 @@ def test_compiles_without_spills(stage, arch):
 
 
 def test_a_broken_kernel_is_reported_with_its_line(tmp_path, monkeypatch):
-    if not have("cupy"):
+    if not installed("cupy"):
         pytest.skip("needs CuPy and NVRTC, which are not installed")
     from tools import nvrtc
 

@@ -148,8 +148,8 @@ def test_cupy_as_asked_and_as_it_was():
     "given, words",
     [
         ({"version": (3, 9, 18)}, ("this is Python 3.9.18", "3.10 or newer", "PYTHON=")),
-        ({"have": lambda module: module != "ensurepip"}, ("no module ensurepip", "python3-venv")),
-        ({"have": lambda module: False}, ("no module venv and no ensurepip", "python3-venv")),
+        ({"installed": lambda module: module != "ensurepip"}, ("no module ensurepip", "python3-venv")),
+        ({"installed": lambda module: False}, ("no module venv and no ensurepip", "python3-venv")),
         ({"system": "Windows"}, ("WSL2",)),
     ],
 )
@@ -322,7 +322,7 @@ def turing(monkeypatch):
     from stages.common import where
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(where, "have", lambda package: package != "tools.emulator")
+    monkeypatch.setattr(where, "installed", lambda package: package != "tools.emulator")
     monkeypatch.setattr(where, "gpu_arch", lambda: 75)
     gpu = machine.Gpu("Tesla T4", 75, 15 << 30)
     here = machine.machine()

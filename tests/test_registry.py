@@ -199,7 +199,7 @@ def machine(monkeypatch):
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
         monkeypatch.setattr(where_module, "gpu_arch", lambda: arch)
         monkeypatch.setattr(where_module, "triton_version", lambda: (3, 4))
-        monkeypatch.setattr(where_module, "have", lambda package: package not in lacks)
+        monkeypatch.setattr(where_module, "installed", lambda package: package not in lacks)
 
     return pretend
 

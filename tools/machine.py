@@ -122,9 +122,10 @@ def environment() -> dict:
 
 
 def commit() -> str | None:
-    """The checked-out commit, "-dirty" behind it when tracked files differ; None outside a git checkout."""
+    """The checked-out commit, "-dirty" behind it when tracked files differ; outside a git checkout what the variable
+    GIT_COMMIT says, or None."""
     describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    return _first_line(["git", "-C", str(ROOT), *describe])
+    return _first_line(["git", "-C", str(ROOT), *describe]) or os.environ.get("GIT_COMMIT")
 
 
 def clocks() -> dict[str, float]:

@@ -39,14 +39,14 @@ class Where:
 
 
 @functools.cache
-def have(package: str) -> bool:
+def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
 @functools.cache
 def gpu_arch() -> int | None:
     """The current CUDA GPU's compute capability as 10·major + minor; None without one."""
-    if not have("torch"):
+    if not installed("torch"):
         return None
     import torch
 
@@ -72,7 +72,7 @@ def where(stage: Stage, dtype: str | None = None) -> Where:
     """Where `stage` runs here, for inputs of `dtype` ("float16", ...; None: for some dtype that it takes)."""
     if dtype is not None and dtype not in stage.capability.dtypes:
         return Where(None, f"{stage.name} takes {', '.join(stage.capability.dtypes)}, not {dtype}")
-    if not have("torch"):
+    if not installed("torch"):
         return Where(None, "needs PyTorch, which is not installed")
     find = {"numpy": _where_numpy, "triton": _where_triton, "cuda": _where_cuda}[stage.capability.backend]
     return find(stage, dtype)
@@ -83,7 +83,7 @@ def _where_numpy(stage: Stage, dtype: str | None) -> Where:
 
 
 def _where_triton(stage: Stage, dtype: str | None) -> Where:
-    if not have("triton"):
+    if not installed("triton"):
         return Where(None, "needs Triton, which is not installed (it has builds for Linux only)")
     if triton_version() < stage.capability.min_triton:
         need, have = (".".join(map(str, v)) for v in (stage.capability.min_triton, triton_version()))
@@ -97,9 +97,9 @@ def _where_triton(stage: Stage, dtype: str | None) -> Where:
 
 def _where_cuda(stage: Stage, dtype: str | None) -> Where:
     arch = gpu_arch()
-    if arch is not None and arch >= stage.capability.min_arch and have("cupy"):
+    if arch is not None and arch >= stage.capability.min_arch and installed("cupy"):
         return _where_gpu(stage, dtype)
-    if have("tools") and have("tools.emulator"):
+    if installed("tools") and installed("tools.emulator"):
         return Where("emulator", "the emulator, on the CPU")
     need = f"needs a CUDA GPU of compute capability {stage.capability.min_arch / 10} or newer"
     if arch is None:
