@@ -87,9 +87,7 @@ def save_activations(path: str | Path, activations: list[Activation]) -> None:
     if not activations:
         raise ValueError("activations is empty; accepted: at least one layer")
     if len({a.layer for a in activations}) < len(activations):
-        raise ValueError(
-            f"activations has layers {[a.layer for a in activations]}; accepted: each layer once"
-        )
+        raise ValueError(f"activations has layers {[a.layer for a in activations]}; accepted: each layer once")
     arrays, layers = {}, []
     for a in activations:
         _check(a)
@@ -120,9 +118,7 @@ def _check(a: Activation) -> None:
     for name in "qkv":
         array = getattr(a, name)
         if array.ndim != 4 or array.dtype != np.float16:
-            raise ValueError(
-                f"layer{a.layer}.{name} is {array.dtype} {array.shape}; accepted: float16, 4 dimensions"
-            )
+            raise ValueError(f"layer{a.layer}.{name} is {array.dtype} {array.shape}; accepted: float16, 4 dimensions")
         if not np.isfinite(array).all():
             raise ValueError(f"layer{a.layer}.{name} has values that are not finite")
     fits = a.q.shape[:2] == a.k.shape[:2] and a.q.shape[3] == a.k.shape[3] and a.k.shape == a.v.shape
@@ -132,6 +128,4 @@ def _check(a: Activation) -> None:
             "nheads, headdim]; k, v [batch, seqlen, nheads_k, headdim]; nheads a multiple of nheads_k"
         )
     if not (np.isfinite(a.softmax_scale) and a.softmax_scale > 0):
-        raise ValueError(
-            f"layer {a.layer} has softmax_scale {a.softmax_scale}; accepted: a finite number above 0"
-        )
+        raise ValueError(f"layer {a.layer} has softmax_scale {a.softmax_scale}; accepted: a finite number above 0")

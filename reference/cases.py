@@ -19,8 +19,8 @@ from stages.common.record import Stage
 
 @dataclass(frozen=True)
 class Case:
-    """One call of a stage. softmax_scale None means the default; layout is how q, k, v lie in memory:
-    "contiguous", "transposed" ([batch, nheads, seqlen, headdim] storage) or "sliced" (every other head of a wider tensor).
+    """One call of a stage. softmax_scale None means the default; layout is how q, k and v lie in memory:
+    "contiguous", "transposed" ([batch, nheads, seqlen, headdim] storage), "sliced" (every other head of a wider one).
     """
 
     dtype: str = "float32"
@@ -81,7 +81,8 @@ def _lay_out(t: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 # Tiles are 16 to 128 rows, so these are shorter than, equal to, one off and several of them; and unequal both ways.
-# 127 × 128: only the last row of a tile sees the next tile's first key. 130 × 128: only its first row misses a tile's last key.
+# 127 × 128: only the last row of a tile sees the next tile's first key. 130 × 128: only its first row misses a tile's
+# last key.
 LENGTHS = (
     (1, 1),
     (1, 130),
@@ -130,7 +131,7 @@ def _real(stage: Stage) -> list[Case]:
 
 
 def _balanced(axes: dict[str, tuple]):
-    """The product of lengths, head dim and mask; every other axis takes the value that this row's values have met least so far."""
+    """The product of lengths, head dim and mask; other axes take the value that this row's have met least so far."""
     product = ("lengths", "headdim", "causal")
     met = collections.Counter()
     for values in itertools.product(*(axes[name] for name in product)):
@@ -143,7 +144,7 @@ def _balanced(axes: dict[str, tuple]):
 
 @functools.cache
 def quick_grid(stage: Stage) -> tuple[Case, ...]:
-    """One to two hundred cases that cover every pair of values of two axes, and the real activations. The same every time."""
+    """Up to two hundred cases that cover every pair of values of two axes, and the real activations; always the same."""
     return (*(_case(**row) for row in _balanced(_axes(stage, LENGTHS))), *_real(stage))
 
 

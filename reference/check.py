@@ -5,11 +5,11 @@ The rule, for every (batch, head) by itself, so that a spike in one does not hid
     max |out - oracle|  <=  2 · max |plain - oracle|  +  2 · u · max |oracle|  +  2 · (8 + 4 · s) · a · max Σⱼ Pᵢⱼ|Vⱼ|
     |lse - oracle|      <=  1e-4 + 1e-5 · |oracle|
 
-where plain is PyTorch's arithmetic in the same dtype (`oracle.plain`), u the dtype's unit roundoff, a that of the sums (float32's,
-or float64's), s the largest logit that the inputs allow. On a tiny case plain can be exact by luck; but P and O are each rounded
-once whatever the kernel does (u). Sums may run in another order (8 · a), and an error of a · s in a logit is one of as much,
-relatively, in P; neither shrinks when the terms of a sum cancel. In 16 bits these two are hidden below u; in float32 they
-are the whole error. A fixed tolerance is no test: at 16k keys a typical output is near 0.01, and an atol of 1e-2
+where plain is PyTorch's arithmetic in the same dtype (`oracle.plain`), u the dtype's unit roundoff, a that of the sums
+(float32's, or float64's), s the largest logit that the inputs allow. On a tiny case plain can be exact by luck; but P
+and O are each rounded once whatever the kernel does (u). Sums may run in another order (8 · a), and an error of a · s
+in a logit is one of as much, relatively, in P; neither shrinks when the terms of a sum cancel. In 16 bits these two are
+hidden below u; in float32 they are the whole error. A fixed tolerance is no test: at 16k keys a typical output is near 0.01, and an atol of 1e-2
 passes zeros. NaN never passes, nor does a write outside the output.
 """
 
@@ -52,7 +52,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the reference says of one set of inputs: float64 results, and the bound on the error for each (batch, head)."""
+    """What the reference says of one set of inputs: float64 results, and the bound on the error for each (batch,
+    head)."""
 
     out: torch.Tensor  # [batch, seqlen_q, nheads, headdim] float64
     lse: torch.Tensor  # [batch, nheads, seqlen_q] float64
@@ -78,9 +79,9 @@ def judge(out, lse, expected: Expected) -> Verdict:
     for name, got in (("out", out), ("lse", lse)):
         bad = got.isnan()
         if bad.any():
-            where_ = ", ".join(str(int(i)) for i in bad.nonzero()[0])
-            share = bad.double().mean().item()
-            return Verdict(False, float("nan"), 0.0, float("nan"), f"{name} has NaN or was not written: {share:.1%}, first at [{where_}]")
+            first = ", ".join(str(int(i)) for i in bad.nonzero()[0])
+            problem = f"{name} has NaN or was not written: {bad.double().mean().item():.1%}, first at [{first}]"
+            return Verdict(False, float("nan"), 0.0, float("nan"), problem)
     unseen = expected.lse == -torch.inf  # rows that see no key
     if not torch.equal(lse == -torch.inf, unseen):
         return Verdict(False, float("inf"), 0.0, float("inf"), "lse is not -inf on exactly the rows that see no key")
@@ -98,7 +99,8 @@ def judge(out, lse, expected: Expected) -> Verdict:
         problem = f"out is off by {worst:.2e}, allowed {bound:.2e}; batch {b}, head {h}, row {row}"
         return Verdict(False, worst, bound, lse_worst, problem)
     if not (lse_error <= LSE_ATOL + LSE_RTOL * torch.where(unseen, 0.0, expected.lse).abs()).all():
-        return Verdict(False, worst, bound, lse_worst, f"lse is off by {lse_worst:.2e}, allowed {LSE_ATOL:g} + {LSE_RTOL:g}·|lse|")
+        problem = f"lse is off by {lse_worst:.2e}, allowed {LSE_ATOL:g} + {LSE_RTOL:g}·|lse|"
+        return Verdict(False, worst, bound, lse_worst, problem)
     return Verdict(True, worst, bound, lse_worst)
 
 

@@ -1,6 +1,6 @@
 """Outputs that notice what is done to them: filled with NaN inside, a guard band outside.
 
-A kernel that leaves an element unwritten leaves a NaN, which never passes; one that writes past the end changes the band.
+An element that a kernel leaves unwritten stays NaN, which never passes; a write past the end changes the band.
 """
 
 from __future__ import annotations

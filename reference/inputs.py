@@ -1,4 +1,4 @@
-"""Input families. Standard normal draws alone hide numerics bugs: logits stay near 0 and the running maximum hardly moves.
+"""Input families. Normal draws alone hide numerics bugs: logits stay near 0, the running maximum hardly moves.
 
 | family     | what it is                                               | what it catches                              |
 | ---------- | -------------------------------------------------------- | -------------------------------------------- |
@@ -50,8 +50,8 @@ def make_inputs(family, *, batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim,
                 k[:, position, head] *= 6
                 v[:, position, head] *= 30
     elif family == "one_hot":
-        # A query's own key has the logit 4·sqrt(headdim), far above the rest. The last query picks the last key, so that
-        # a lost tail shows; each before it picks 7 keys earlier, going round.
+        # A query's own key has the logit 4·sqrt(headdim), far above the rest. The last query picks the last key, so
+        # that a lost tail shows; each before it picks 7 keys earlier, going round.
         k = torch.nn.functional.normalize(k, dim=3) * headdim**0.5
         picked = (seqlen_k - 1 - 7 * torch.arange(seqlen_q - 1, -1, -1)) % seqlen_k
         q = 4 * k.repeat_interleave(nheads // nheads_k, dim=2)[:, picked]
@@ -74,7 +74,7 @@ def captured_shape() -> tuple[int, int, int]:
 
 
 def _activations(batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim, seed):
-    """A window of the captured tensors: the last seqlen_q queries, the first seqlen_k keys, the first heads; a layer a batch."""
+    """A window of what was captured: last seqlen_q queries, first seqlen_k keys, first heads; a layer a batch."""
     seqlen, heads, captured_headdim = captured_shape()
     if max(seqlen_q, seqlen_k) > seqlen or nheads > heads or headdim != captured_headdim:
         raise ValueError(

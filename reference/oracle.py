@@ -35,9 +35,9 @@ def oracle(q, k, v, *, causal=False, softmax_scale=None) -> tuple[torch.Tensor, 
 def plain(q, k, v, *, causal=False, softmax_scale=None) -> torch.Tensor:
     """Plain PyTorch attention in the inputs' own dtype -> out, the yardstick for the error a kernel may make.
 
-    P and O are rounded to the dtype, as any kernel has to round them for its second matrix product and its result. S is not:
-    no kernel here rounds S to 16 bits, and a yardstick that does is off by whole units where logits are large, so
-    it would pass almost anything there. Shapes as in `oracle`; out has the inputs' dtype.
+    P and O are rounded to the dtype, as any kernel has to round them for its second matrix product and its result. S
+    is not: no kernel here rounds S to 16 bits, and a yardstick that does is off by whole units where logits are
+    large, so it would pass almost anything there. Shapes as in `oracle`; out has the inputs' dtype.
     """
     scale = q.shape[3] ** -0.5 if softmax_scale is None else softmax_scale
     nheads, dtype = q.shape[2], q.dtype

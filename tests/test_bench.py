@@ -50,6 +50,13 @@ def changed(change):
     return attention
 
 
+def spoil(index, value, name="out"):
+    def change(out, lse):
+        {"out": out, "lse": lse}[name][index] = value
+
+    return change
+
+
 @dataclasses.dataclass(frozen=True)
 class Fake:
     """What the benchmark asks of a stage."""
@@ -125,41 +132,38 @@ def test_number_of_samples():
 
 
 def test_record_of_a_right_stage():
-    record = benchmark(Fake("s90_right"), shape=dataclasses.replace(SMALL, causal=True, nheads_k=1))[
-        "s90_right"
-    ]
+    record = benchmark(Fake("s90_right"), shape=dataclasses.replace(SMALL, causal=True, nheads=4))["s90_right"]
     assert record["kind"] == "stage" and record["where"] == "host" and record["device"] == "a host"
-    assert (record["batch"], record["nheads"], record["nheads_k"], record["headdim"]) == (2, 2, 1, 16)
+    assert (record["batch"], record["nheads"], record["nheads_k"], record["headdim"]) == (2, 4, 2, 16)
     assert record["dtype"] == "float32" and record["mode"] == "fwd" and record["causal"] is True
     assert len(record["ms_samples"]) == 3 and record["ms_p10"] <= record["ms_median"] <= record["ms_p90"]
-    assert record["tflops"] == pytest.approx(2 * 32**2 * 16 * 2 * 2 / record["ms_median"] / 1e9, rel=1e-4)
+    assert record["tflops"] == pytest.approx(2 * 32**2 * 16 * 4 * 2 / record["ms_median"] / 1e9, rel=1e-4)
     assert 0 <= record["max_error"] <= record["bound"] < 1e-4
-
-
-def spoil(index, value):
-    def change(out, lse):
-        out[index] = value
-
-    return change
 
 
 @pytest.mark.parametrize(
     "name, attention",
     [
-        ("zeros", changed(lambda out, lse: out.fill_(0))),
+        ("zeros", changed(spoil(..., 0))),
         ("one row of NaN in a head that is not judged", changed(spoil((0, 3, 0), torch.nan))),
         ("last head", changed(spoil((1, slice(None), 1), 0.5))),
-        ("lse in log2", changed(lambda out, lse: lse.mul_(1 / math.log(2)))),
-        ("lse of NaN", changed(lambda out, lse: lse.fill_(torch.nan))),
+        ("lse in log2", changed(lambda out, lse: lse.__imul__(1 / math.log(2)))),
+        ("lse of NaN", changed(spoil(..., torch.nan, "lse"))),
         ("nothing written", lambda q, k, v, *, causal, out=None, lse=None: (out, lse)),
         ("other outputs", lambda q, k, v, *, causal, out=None, lse=None: right(q, k, v, causal=causal)),
     ],
 )
 def test_wrong_stage_is_caught(name, attention):
     records = benchmark(Fake("s90_right"), Fake("s91_wrong", attention))
-    assert records["s91_wrong"]["error"]
+    assert records["s91_wrong"]["error"].startswith("wrong: ")
     assert "ms_median" not in records["s91_wrong"] and "tflops" not in records["s91_wrong"]
     assert "error" not in records["s90_right"]
+
+
+def test_the_last_head_is_always_judged():
+    shape = Shape(8, 16, 16, 8, 8, 16, False)
+    wrong = Fake("s91_wrong", changed(spoil((-1, slice(None), -1), 0.5)))
+    assert "at batch 7, head 7" in benchmark(wrong, shape=shape)["s91_wrong"]["error"]
 
 
 def test_stage_that_turns_wrong_while_timed_is_caught():
@@ -211,16 +215,23 @@ def test_inputs_that_do_not_fit():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("nheads_k", [2, 1])
+@pytest.mark.parametrize("nheads_k", [4, 2])
 def test_peers_that_run_on_the_cpu_are_right(causal, nheads_k, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    shape = dataclasses.replace(SMALL, causal=causal, nheads_k=nheads_k)
+    shape = dataclasses.replace(SMALL, causal=causal, nheads=4, nheads_k=nheads_k)
     records = benchmark(shape=shape, peer_names=peers.PEERS)
     assert list(records) == list(peers.PEERS)
     for name in ("torch_fa2", "torch_math", "flex"):
         assert records[name]["kind"] == "peer" and "error" not in records[name], records[name]
         assert records[name]["max_error"] < 1e-5
     assert "ms_median" not in records["torch_cudnn"] and "backend" in records["torch_cudnn"]["error"]
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_peer_that_is_no_attention_is_refused(monkeypatch, value):
+    monkeypatch.setattr(peers, "build", lambda name, shape, q, k, v: lambda: torch.full_like(q, value))
+    record = benchmark(peer_names=["torch_fa2"])["torch_fa2"]
+    assert record["error"].startswith("wrong: ") and "ms_median" not in record
 
 
 def test_peer_whose_mask_is_another_is_refused(monkeypatch):
@@ -234,12 +245,8 @@ def test_why_a_backend_refuses_goes_with_the_error():
     with peers.quiet() as caught:
         import warnings
 
-        warnings.warn(
-            "cuDNN attention kernel not used because: (Triggered internally at a.cpp:1.)", stacklevel=1
-        )
-        warnings.warn(
-            "Flash attention has been runtime disabled. (Triggered internally at a.cpp:2.)", stacklevel=1
-        )
+        warnings.warn("cuDNN attention kernel not used because: (Triggered internally at a.cpp:1.)", stacklevel=1)
+        warnings.warn("Flash attention has been runtime disabled. (Triggered internally at a.cpp:2.)", stacklevel=1)
         warnings.warn("Head dim 24 is no multiple\nof 8. (Triggered internally at a.cpp:3.)", stacklevel=1)
     assert peers.reasons(caught) == "Head dim 24 is no multiple of 8."
 
@@ -251,9 +258,7 @@ def test_memory_of_the_numpy_stages():
     for name in ("s01", "s02"):
         stage = get(name)
         for n in (512, 1024):
-            records = measure.measure(
-                numpy_shape(n, 16, False), [stage], [], host, torch.float32, Effort(1, 1, 1)
-            )
+            records = measure.measure(numpy_shape(n, 16, False), [stage], [], host, torch.float32, Effort(1, 1, 1))
             peaks[name, n] = records[0]["peak_bytes"]
     assert 3.5 < peaks["s01", 1024] / peaks["s01", 512] < 4.1
     assert 1.5 < peaks["s02", 1024] / peaks["s02", 512] < 2.1
@@ -340,7 +345,7 @@ def test_an_older_run_goes_only_when_the_new_one_has_all_of_it(tmp_path):
 
 def test_a_failed_stage_is_measured_again_and_a_failed_peer_is_not(tmp_path):
     path = tmp_path / "r.json"
-    wrong = [Fake("s90_right", changed(lambda out, lse: out.fill_(0)))]
+    wrong = [Fake("s90_right", changed(spoil(..., 0)))]
     run([job(stages=wrong)], ResultsFile.open(path, env(1)))
     assert not ResultsFile.open(path, env(2)).has(job())
     run([job(peer_names=["torch_cudnn"])], ResultsFile.open(path, env(2)))
@@ -470,9 +475,7 @@ def test_percentiles():
 
 
 def test_numbers_have_three_digits():
-    shown = [
-        report.three_digits(x) for x in (0.04567, 0.1234, 0.9999, 1.234, 9.996, 12.34, 99.96, 123.4, 1234)
-    ]
+    shown = [report.three_digits(x) for x in (0.04567, 0.1234, 0.9999, 1.234, 9.996, 12.34, 99.96, 123.4, 1234)]
     assert shown == ["0.046", "0.123", "1.00", "1.23", "10.0", "12.3", "100", "123", "1234"]
     times = [report.milliseconds(ms) for ms in (0.0123, 1.234, 1234.0)]
     assert times == ["12.3 µs", "1.23 ms", "1.23 s"]
@@ -538,9 +541,7 @@ def test_without_a_gpu_the_numpy_stages_are_timed(capsys, no_gpu):
     assert "PyTorch finds no CUDA GPU" in shown.err and "s02_online_softmax" in shown.out
     file = results.load("r.json")
     there = {(r["name"], r["seqlen_q"], r["where"], r["dtype"]) for r in file.records}
-    assert there == {
-        (name, n, "host", "float32") for name in ("s01_naive", "s02_online_softmax") for n in (64, 128)
-    }
+    assert there == {(name, n, "host", "float32") for name in ("s01_naive", "s02_online_softmax") for n in (64, 128)}
     assert {"device", "date", "commit", "torch", "clocks"} <= set(file.environment)
     before = file.path.read_bytes()
     assert cli.main(argv) == 0
@@ -572,7 +573,7 @@ def pretend(monkeypatch, *stages):
 
 
 def test_a_wrong_stage_makes_the_command_fail(capsys, no_gpu, monkeypatch):
-    pretend(monkeypatch, Fake("s90_right"), Fake("s91_wrong", changed(lambda out, lse: out.fill_(0))))
+    pretend(monkeypatch, Fake("s90_right"), Fake("s91_wrong", changed(spoil(..., 0))))
     assert cli.main(["--seqlens", "64", "--out", "r.json"]) == 1
     shown = capsys.readouterr()
     assert "s91_wrong at seqlen 64" in shown.err and "wrong: at batch 0" in shown.err
@@ -665,10 +666,7 @@ def test_gpu_and_numpy_grids_share_a_file(fake_gpu, monkeypatch, capsys):
     monkeypatch.setattr("tools.bench.shapes.WIDTH", 64)
     argv = ["--seqlens", "32,64", "--headdims", "64", "--peers", "torch_fa2", "--out", "r.json"]
     assert cli.main([*argv, "--causal", "no"]) == 0
-    there = [
-        (r["name"], r["where"], r["batch"], r["seqlen_q"], r["nheads"])
-        for r in results.load("r.json").records
-    ]
+    there = [(r["name"], r["where"], r["batch"], r["seqlen_q"], r["nheads"]) for r in results.load("r.json").records]
     assert there == [
         ("s89_numpy", "host", 1, 32, 2),
         ("s89_numpy", "host", 1, 64, 2),

@@ -1,4 +1,4 @@
-"""Every instantiation of every CUDA stage compiles for its real targets and spills nothing. No GPU is needed for that."""
+"""Every instantiation of every CUDA stage compiles for its real targets and spills nothing. That needs no GPU."""
 
 import pytest
 

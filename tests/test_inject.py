@@ -154,12 +154,8 @@ The end.
 
 def test_markers_are_filled_and_the_rest_stays(data):
     filled = inject.fill(DOCUMENT, data)
-    assert (
-        f"It is <!-- {RATIO} -->1.50×<!-- /inject --> as fast on <!-- inject: device -->NVIDIA" in filled.text
-    )
-    assert (
-        "causal=no -->\n| TFLOP/s | 512 |" in filled.text and "|\n<!-- /inject -->\nThe end.\n" in filled.text
-    )
+    assert f"It is <!-- {RATIO} -->1.50×<!-- /inject --> as fast on <!-- inject: device -->NVIDIA" in filled.text
+    assert "causal=no -->\n| TFLOP/s | 512 |" in filled.text and "|\n<!-- /inject -->\nThe end.\n" in filled.text
     assert len(filled.stale) == 3 and filled.stale[0].startswith("document:3: ratio stage=s13")
     again = inject.fill(filled.text, data)
     assert again.text == filled.text and again.stale == []
@@ -213,9 +209,7 @@ def test_check_fails_on_a_stale_marker_and_passes_when_it_is_filled(place, capsy
     assert document.read_text(encoding="utf-8") == DOCUMENT
     assert inject.main(argv) == 0
     assert inject.main(["--check", *argv]) == 0
-    stale = document.read_text(encoding="utf-8").replace(
-        "1.50×<!-- /inject --> as", "1.51×<!-- /inject --> as"
-    )
+    stale = document.read_text(encoding="utf-8").replace("1.50×<!-- /inject --> as", "1.51×<!-- /inject --> as")
     document.write_text(stale, encoding="utf-8")
     assert inject.main(["--check", *argv]) == 1
 

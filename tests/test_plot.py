@@ -108,9 +108,7 @@ def test_no_text_is_smaller_than_9_points(drawn):
 
 
 def test_every_line_is_named_and_told_apart_without_colour(drawn):
-    assert {"s12 triton v2", "FA2 (PyTorch)", "cuDNN (PyTorch)", "FlexAttention"} <= texts(
-        drawn["throughput"]
-    )
+    assert {"s12 triton v2", "FA2 (PyTorch)", "cuDNN (PyTorch)", "FlexAttention"} <= texts(drawn["throughput"])
     names = ["s11_triton_v1", "s12_triton_v2", "s13_triton_tuned", "s20_mma"]
     styles = [style.line_style(name, names) for name in (*names, *style.PEER_STYLES)]
     in_greyscale = {(s["marker"], str(s["linestyle"]), s.get("markerfacecolor")) for s in styles}
@@ -145,9 +143,7 @@ def test_memory_is_that_of_one_sequence(drawn):
 
 def test_sheets(file, tmp_path):
     cpu = tmp_path / "cpu.json"
-    results.save(
-        cpu, synthetic.environment(device=synthetic.CPU, ceilings=None), {}, synthetic.host_records()
-    )
+    results.save(cpu, synthetic.environment(device=synthetic.CPU, ceilings=None), {}, synthetic.host_records())
     made = charts.sheets([results.load(file), results.load(cpu)])
     assert sorted((sheet.device, len(sheet.gpu) > 0, len(sheet.host)) for sheet in made) == [
         (synthetic.DEVICE, True, 12),

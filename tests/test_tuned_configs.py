@@ -35,4 +35,6 @@ def test_every_candidate_is_right(dtype, headdim, causal):
         for seqlen_q, seqlen_k in LENGTHS:
             case = Case(dtype=dtype, headdim=headdim, seqlen_q=seqlen_q, seqlen_k=seqlen_k, causal=causal, nheads_k=1)
             verdict = check(STAGE, case, attention=attention)
-            assert verdict.ok, f"{config.kwargs}, {config.num_warps} warps, {config.num_stages} stages, {case}: {verdict}"
+            assert verdict.ok, (
+                f"{config.kwargs}, {config.num_warps} warps, {config.num_stages} stages, {case}: {verdict}"
+            )

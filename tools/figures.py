@@ -90,9 +90,7 @@ def figure(data: Data, kind: str, keys: Mapping[str, str]) -> str:
 
 
 def usage(spec: Kind) -> str:
-    return (
-        " ".join([*(f"{key}=" for key in spec.required), *(f"[{key}=]" for key in spec.optional)]) or "none"
-    )
+    return " ".join([*(f"{key}=" for key in spec.required), *(f"[{key}=]" for key in spec.optional)]) or "none"
 
 
 def _value(key: str, text: str):
@@ -163,9 +161,7 @@ def ratio(data: Data, stage: str, peer: str, headdim: int, causal: bool, **where
 
 def ratio512(data: Data, stage: str, peer: str, headdim: int, causal: bool, **where) -> str:
     lengths = (512,)
-    return times(
-        results.ratio(data.records, stage, peer, headdim=headdim, causal=causal, seqlens=lengths, **where)
-    )
+    return times(results.ratio(data.records, stage, peer, headdim=headdim, causal=causal, seqlens=lengths, **where))
 
 
 # Read by the profiler.
@@ -206,9 +202,7 @@ def quantity(value: float, unit: str) -> str:
         return f"{value:.1f} %"
     if unit == "ns":
         return milliseconds(value / 1e6)
-    scales = (
-        ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if unit == "bytes" else ((1e9, "billion"), (1e6, "million"))
-    )
+    scales = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if unit == "bytes" else ((1e9, "billion"), (1e6, "million"))
     for scale, word in scales:
         if value >= 0.9995 * scale:
             return f"{three_digits(value / scale)} {word}"
@@ -244,11 +238,7 @@ def _environment(data: Data, device: str | None) -> dict:
     there = [env for env in there if env["device"] in gpus] or there
     names = sorted({env["device"] for env in there})
     if len(names) != 1:
-        found = (
-            f"{len(names)} devices answer: {', '.join(names)}; say which, by device="
-            if names
-            else "no results"
-        )
+        found = f"{len(names)} devices answer: {', '.join(names)}; say which, by device=" if names else "no results"
         raise results.NoData(f"{found}{f' of device {device!r}' if device and not names else ''}")
     return max(there, key=lambda env: env["date"])
 
@@ -261,9 +251,7 @@ def device(data: Data, stage: str | None = None, device: str | None = None) -> s
     found = results.entries(data.records, stage, device=device)
     names = sorted({record["device"] for record in found})
     if len(names) != 1:
-        what = (
-            f"{len(names)} devices timed {stage}: {', '.join(names)}; say which, by device=" if names else ""
-        )
+        what = f"{len(names)} devices timed {stage}: {', '.join(names)}; say which, by device=" if names else ""
         raise results.NoData(what or f"no timed entry for {stage}")
     return f"{names[0]}, {max(record['run'] for record in found)[:10]}"
 
@@ -314,9 +302,7 @@ def ladder_table(data: Data, links: str | None = None, **where) -> str:
         speed = "on the CPU"
         if stage.capability.backend != "numpy":
             speed = _or_dash(tflops, data, stage.name, headdim=128, seqlen=TABLE_SEQLEN, **where)
-        ratios = (
-            _or_dash(ratio, data, stage.name, BASELINE, headdim=d, causal=c, **where) for d, c in columns
-        )
+        ratios = (_or_dash(ratio, data, stage.name, BASELINE, headdim=d, causal=c, **where) for d, c in columns)
         rows.append([name, stage.idea, speed.removesuffix(" TFLOP/s"), *ratios])
     return table(header, rows, text_columns=2)
 
@@ -328,10 +314,7 @@ def peers_table(data: Data, headdim: int, causal: bool, **where) -> str:
     for name in [*(stage.name for stage in STAGES), *PEERS]:
         keys = {"headdim": headdim, "causal": causal, **where}
         cells = [_or_dash(tflops, data, name, seqlen=n, **keys).removesuffix(" TFLOP/s") for n in SEQLENS]
-        if (
-            any(cell != "–" for cell in cells)
-            and results.entries(data.records, name, **keys)[0]["where"] == "gpu"
-        ):
+        if any(cell != "–" for cell in cells) and results.entries(data.records, name, **keys)[0]["where"] == "gpu":
             rows.append([name, *cells, _or_dash(ratio, data, name, BASELINE, **keys)])
     if not rows:
         raise results.NoData(f"no timed entry for headdim={headdim} causal={'yes' if causal else 'no'}")

@@ -30,9 +30,7 @@ from pathlib import Path
 from tools import results
 from tools.figures import KINDS, Data, FigureError, figure, load_profile, usage
 
-MARKER = re.compile(
-    r"<!--\s*inject:\s*(?P<asks>.*?)\s*-->(?P<text>.*?)(?P<end><!--\s*/inject\s*-->)", re.DOTALL
-)
+MARKER = re.compile(r"<!--\s*inject:\s*(?P<asks>.*?)\s*-->(?P<text>.*?)(?P<end><!--\s*/inject\s*-->)", re.DOTALL)
 START = re.compile(r"<!--\s*inject:")
 END = re.compile(r"<!--\s*/inject\s*-->")
 FENCE = re.compile(r"^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)", re.DOTALL | re.MULTILINE)
@@ -116,13 +114,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__.format(kinds=kinds),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument(
-        "documents", type=Path, nargs="*", help="default: README.md, stages/*/README.md, docs/**/*.md"
-    )
+    p.add_argument("documents", type=Path, nargs="*", help="default: README.md, stages/*/README.md, docs/**/*.md")
     p.add_argument("--check", action="store_true", help="write nothing, and list the markers that are stale")
-    p.add_argument(
-        "--results", type=Path, nargs="+", metavar="FILE", help="results files (default: docs/results/)"
-    )
+    p.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="results files (default: docs/results/)")
     return p
 
 

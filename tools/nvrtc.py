@@ -15,7 +15,8 @@ class CompileError(Exception):
 
 @dataclass(frozen=True)
 class Compiled:
-    """One instantiation: the machine code, what the compiler said, registers a thread, bytes spilled to local memory."""
+    """One instantiation: the machine code, what the compiler said, registers a thread, bytes spilled to local
+    memory."""
 
     cubin: bytes
     log: str

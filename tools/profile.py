@@ -2,8 +2,8 @@
 
     python -m tools.profile s11 s12 s20 --out docs/results/profile/h200.json
 
-Each stage is run in a process of its own under `ncu`, which has to be on the PATH and allowed to read counters. Clocks are
-left as they are, so the time is only there to divide by: tools.bench is what measures speed.
+Each stage is run in a process of its own under `ncu`, which has to be on the PATH and allowed to read counters.
+Clocks are left as they are, so the time is only there to divide by: tools.bench is what measures speed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ COUNTERS = {
         "%",
         "warps resident on a busy multiprocessor, of the most that it holds",
     ),
-    "sms_busy": ("sm__cycles_active.avg.pct_of_peak_sustained_elapsed", "%", "multiprocessors with a block to run, averaged over time"),
+    "sms_busy": (
+        "sm__cycles_active.avg.pct_of_peak_sustained_elapsed",
+        "%",
+        "multiprocessors with a block to run, averaged over time",
+    ),
     "dram_read": ("dram__bytes_read.sum", "bytes", "read from device memory"),
     "dram_write": ("dram__bytes_write.sum", "bytes", "written to device memory"),
     "l2_read": ("lts__t_sectors_op_read.sum", "sectors of 32 bytes", "read requests at the L2 cache"),
@@ -44,7 +48,11 @@ COUNTERS = {
         "wavefronts",
         "the same for stores",
     ),
-    "shared_load_wavefronts": ("l1tex__data_pipe_lsu_wavefronts_mem_shared_op_ld.sum", "wavefronts", "passes over shared memory for loads"),
+    "shared_load_wavefronts": (
+        "l1tex__data_pipe_lsu_wavefronts_mem_shared_op_ld.sum",
+        "wavefronts",
+        "passes over shared memory for loads",
+    ),
     "instructions": ("smsp__inst_executed.sum", "warp instructions", "executed"),
     "tensor_busy": (
         "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",
@@ -52,7 +60,8 @@ COUNTERS = {
         "cycles in which the tensor cores worked, of those in which the multiprocessor did",
     ),
 }
-_NUMBER_OF_UNIT = {"nsecond": 1, "usecond": 1e3, "msecond": 1e6, "second": 1e9, "ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9} | {
+_SECONDS = {"nsecond": 1, "usecond": 1e3, "msecond": 1e6, "second": 1e9, "ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
+_NUMBER_OF_UNIT = _SECONDS | {
     prefix + unit: factor
     for prefix, factor in (("", 1), ("K", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12))
     for unit in ("byte", "sector", "inst", "block", "B")

@@ -68,9 +68,7 @@ def load(path) -> Results:
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         raise ResultsError(f"{path}: damaged, not JSON: {problem}") from None
     if not isinstance(data, dict):
-        raise ResultsError(
-            f"{path}: holds a {type(data).__name__}; accepted: an object with environment and records"
-        )
+        raise ResultsError(f"{path}: holds a {type(data).__name__}; accepted: an object with environment and records")
     for key, kind in (("environment", dict), ("records", list)):
         if not isinstance(data.get(key), kind):
             raise ResultsError(f"{path}: {key} is missing or no {'object' if kind is dict else 'list'}")
@@ -121,9 +119,7 @@ def save(path, environment: dict, runs: dict[str, dict], records: list[dict]) ->
     older = {record["run"] for record in records} - {environment["date"]}
     lines = ",\n".join(json.dumps(record, allow_nan=False) for record in records)
     head = json.dumps(environment, indent=1, allow_nan=False)
-    kept = json.dumps(
-        {run: env for run, env in sorted(runs.items()) if run in older}, indent=1, allow_nan=False
-    )
+    kept = json.dumps({run: env for run, env in sorted(runs.items()) if run in older}, indent=1, allow_nan=False)
     write_text(path, f'{{"environment": {head},\n"runs": {kept},\n"records": [\n{lines}\n]}}\n')
 
 
@@ -163,9 +159,7 @@ def matches_name(record: dict, name: str) -> bool:
     return name in (record["name"], short)
 
 
-def entries(
-    records: Iterable[dict], name: str, *, seqlen: int | None = None, device: str | None = None, **fields
-):
+def entries(records: Iterable[dict], name: str, *, seqlen: int | None = None, device: str | None = None, **fields):
     """The timed records of `name` on the grids, for which every given field is equal.
 
     seqlen: both lengths; device: a part of the device's name; fields: headdim, causal, dtype.
@@ -196,9 +190,7 @@ def pair(records: Iterable[dict], name: str, other: str, **fields) -> tuple[dict
     """The newest records of two implementations at one case in one run. Raises NoData as `entry` does."""
     records = list(records)
     beside = {(case_of(record), record["run"]): record for record in entries(records, other, **fields)}
-    found = [
-        record for record in entries(records, name, **fields) if (case_of(record), record["run"]) in beside
-    ]
+    found = [record for record in entries(records, name, **fields) if (case_of(record), record["run"]) in beside]
     if not found:
         raise NoData(f"no run timed both {name} and {other} at {_asked('', fields)}")
     _one_case(found, name, fields)
@@ -245,12 +237,8 @@ def _one_case(found: list[dict], name: str, fields: dict) -> None:
     cases = {case_of(record): record for record in found}
     if len(cases) > 1:
         differ = [k for k in _SAME_CASE if len({record[k] for record in cases.values()}) > 1]
-        values = "; ".join(
-            f"{k}: {', '.join(sorted(str(r[k]) for r in _distinct(cases.values(), k)))}" for k in differ
-        )
-        raise NoData(
-            f"{len(cases)} entries answer to {_asked(name, fields)}: they differ in {values}; say which"
-        )
+        values = "; ".join(f"{k}: {', '.join(sorted(str(r[k]) for r in _distinct(cases.values(), k)))}" for k in differ)
+        raise NoData(f"{len(cases)} entries answer to {_asked(name, fields)}: they differ in {values}; say which")
 
 
 def _distinct(records: Iterable[dict], key: str) -> list[dict]:

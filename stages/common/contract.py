@@ -81,7 +81,7 @@ class Call:
         return torch.cuda.device(self.q.device) if self.where.kind == "gpu" else contextlib.nullcontext()
 
     def finish(self) -> tuple:
-        """(out, lse) as the caller asked for them: its own buffers if given, padding cut off, NumPy if NumPy came in."""
+        """(out, lse) as the caller wants them: in its own buffers if given, unpadded, NumPy if NumPy came in."""
         for to, source in self._copy_back:
             to.copy_(source)
         return self._result
@@ -209,7 +209,9 @@ def _check_shapes(stage: Stage, q, k, v) -> None:
     if stage.capability.backend != "numpy":
         for name, n in (("batch", q.shape[0]), ("nheads", q.shape[2])):
             if n > MAX_GRID:
-                raise ValueError(f"q has {name} {n}; accepted: at most {MAX_GRID}, the limit of a grid's second and third side")
+                raise ValueError(
+                    f"q has {name} {n}; accepted: at most {MAX_GRID}, the limit of a grid's second and third side"
+                )
     largest = stage.capability.max_headdim
     if largest is not None and q.shape[3] > largest:
         raise Unsupported(f"q has headdim {q.shape[3]}; accepted by {stage.name}: 1 to {largest}")
@@ -234,7 +236,9 @@ def _check_output(name: str, t, shape: tuple, dtype: torch.dtype, device: torch.
     if t.device != device:
         raise ValueError(f"{name} is on {t.device}; accepted: q's device, {device}")
     if any(stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape)):
-        raise ValueError(f"{name} is an expanded view, strides {t.stride()}; accepted: memory of its own for every element")
+        raise ValueError(
+            f"{name} is an expanded view, strides {t.stride()}; accepted: memory of its own for every element"
+        )
 
 
 def _check_devices(stage: Stage, place: Where, tensors: dict, as_numpy: bool) -> None:

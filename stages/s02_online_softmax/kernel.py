@@ -55,7 +55,8 @@ def tiled_attention(Q, K, V, softmax_scale, causal):
 
 
 def merge(O_a, L_a, O_b, L_b):
-    """Attention over two disjoint sets of keys, from the attention over each: the rule behind split-KV and ring attention.
+    """Attention over two disjoint sets of keys, from the attention over each: the rule behind split-KV and ring
+    attention.
 
     O_a, O_b [seqlen_q, d]; L_a, L_b [seqlen_q] -> O, L of the union. A side that saw no key (L = -inf) changes nothing.
     """

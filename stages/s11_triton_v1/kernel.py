@@ -1,7 +1,7 @@
 """s11_triton_v1: FlashAttention in the order of the first paper, K/V tiles in the outer loop.
 
-Dao et al., "FlashAttention" (2022), algorithm 1. One program a (batch, head); for each K/V tile it visits every Q tile, and
-between two visits O_i, m_i and l_i live in global memory.
+Dao et al., "FlashAttention" (2022), algorithm 1. One program a (batch, head); for each K/V tile it visits every
+Q tile, and between two visits O_i, m_i and l_i live in global memory.
 """
 
 import torch
@@ -58,7 +58,7 @@ def attention_kernel(
         first_row = 0
         if CAUSAL:  # the first Q tile with a row that sees this tile's first key
             first_row = tl.maximum(j - shift, 0) // Br * Br
-        # BEGIN SOLUTION inner_loop: for each Q tile, load its O, m, l, take this K/V tile into them, and store them again
+        # BEGIN SOLUTION inner_loop: for each Q tile load O, m, l, take this K/V tile into them, store them again
         for i in range(first_row, seqlen_q, Br):
             rows = i + r
             in_q = rows < seqlen_q

@@ -1,7 +1,7 @@
 """s12_triton_v2: FlashAttention in the order of the second paper, Q tiles outside and K/V tiles in the loop.
 
-Dao, "FlashAttention-2" (2023), algorithm 1. One program a (Q tile, batch, head): O_i, m_i and l_i stay in its registers, and O_i is
-divided by l_i once, at the end.
+Dao, "FlashAttention-2" (2023), algorithm 1. One program a (Q tile, batch, head): O_i, m_i and l_i stay in its
+registers, and O_i is divided by l_i once, at the end.
 """
 
 from stages.common import interpreter  # noqa: F401  before Triton: without a GPU, kernels are interpreted
@@ -53,7 +53,7 @@ def attention_kernel(
     last_key = seqlen_k
     if CAUSAL:  # one past the last key that the tile's last row sees
         last_key = tl.minimum(seqlen_k, i + Br + shift)
-    # BEGIN SOLUTION key_loop: walk the K/V tiles; S, the new maximum, P, then rescale what there is and add this tile's share
+    # BEGIN SOLUTION key_loop: for each K/V tile: S, the new maximum, P; rescale what there is, add this tile's share
     for j in range(0, last_key, Bc):
         keys = j + c
         in_k = keys[:, None] < seqlen_k

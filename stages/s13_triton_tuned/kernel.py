@@ -1,12 +1,13 @@
 """s13_triton_tuned: s12 with what a tuned Triton kernel adds.
 
 1. exp2 instead of exp, with log2(e) folded into the scale: one multiply-add and one hardware exponential an element.
-2. The K/V tiles that every row sees are walked by a loop without masks; only the diagonal and the ragged end pay for one.
+2. The K/V tiles that every row sees go through a loop without masks; only the diagonal and the ragged end have one.
 3. Tiles are fetched by tensor descriptors: the copy engine of Hopper computes addresses and bounds, no thread does.
-4. Under a causal mask the programs with the most K/V tiles start first, so that none of them is left over at the end.
+4. Under a causal mask the programs with the most K/V tiles start first, so that none is left over at the end.
 5. Tile shape, warps and pipeline depth are tried on the GPU at hand, once for each kind of call.
 
-Dao, "FlashAttention-2" (2023), sections 3.1 and 3.2; Shah et al., "FlashAttention-3" (2024), section 2.2 for the copy engine.
+Dao, "FlashAttention-2" (2023), sections 3.1 and 3.2; for the copy engine Shah et al., "FlashAttention-3" (2024),
+section 2.2.
 """
 
 from stages.common import interpreter  # before Triton: without a GPU, kernels are interpreted
@@ -21,7 +22,6 @@ from stages.s13_triton_tuned import STAGE
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-# BEGIN SOLUTION attend: S·scale·log2(e) - m in one expression, exp2, and the mask only where MASKED; -inf - -inf can only meet you there
 @triton.jit
 def attend(
     O_i, m_i, l_i,  # [Br, d], [Br], [Br] fp32: the running result; m in units of log2
@@ -35,6 +35,7 @@ def attend(
     Bc: tl.constexpr,
 ):  # fmt: skip
     """Take the K/V tiles of keys [first_key, last_key) into the running result of a Q tile."""
+    # BEGIN SOLUTION attend: exp2(S·scale_log2 - m), and a mask only where MASKED: -inf - -inf meets you only there
     for j in tl.range(first_key, last_key, Bc):
         K_j = K.load([b, j, h_k, 0]).reshape(Bc, d)
         S = tl.dot(Q_i, K_j.T, input_precision="ieee")  # [Br, Bc], not yet scaled
@@ -55,8 +56,8 @@ def attend(
         V_j = V.load([b, j, h_k, 0]).reshape(Bc, d)
         O_i = tl.dot(P.to(V_j.dtype), V_j, O_i, input_precision="ieee")
         m_i = m_new
+    # END SOLUTION
     return O_i, m_i, l_i
-# END SOLUTION
 
 
 @triton.jit
@@ -96,8 +97,9 @@ def attention_kernel(
     O_i, m_i, l_i = attend(
         O_i, m_i, l_i, Q_i, K, V, b, h_k, rows, 0, full, seqlen_k, shift, scale_log2, False, CAUSAL, d, Bc
     )
-    # Where no tile needs a mask the second loop is left out, which is worth several percent. Not where Bc equals d: the first
-    # loop by itself is then miscompiled by Triton 3.6 for sm_90 (every output wrong; its intermediate code is the same).
+    # Where no tile needs a mask the second loop is left out, which is worth several percent. Not where Bc equals d:
+    # the first loop by itself is then miscompiled by Triton 3.6 for sm_90 (every output wrong; its intermediate code
+    # is the same).
     if CAUSAL or not EVEN or Bc == d:
         O_i, m_i, l_i = attend(
             O_i, m_i, l_i, Q_i, K, V, b, h_k, rows, full, last_key, seqlen_k, shift, scale_log2, True, CAUSAL, d, Bc
@@ -119,8 +121,8 @@ def config(Br: int, Bc: int, warps: int, stages: int) -> triton.Config:
     return triton.Config({"Br": Br, "Bc": Bc}, num_warps=warps, num_stages=stages, pre_hook=_set_blocks)
 
 
-# Br, Bc, warps, pipeline stages. The first is the best on an H200 at head dims 64 and 128; the others serve smaller shared
-# memories, older tensor cores and head dim 256.
+# Br, Bc, warps, pipeline stages. The first is the best on an H200 at head dims 64 and 128; the others serve smaller
+# shared memories, older tensor cores and head dim 256.
 CANDIDATES = [
     config(64, 64, 4, 3),
     config(64, 64, 4, 2),
@@ -133,7 +135,8 @@ WORTH_TUNING = 2**26  # scores; a smaller call is over before it matters
 
 
 def legal_configs(candidates, args, **constants) -> list[triton.Config]:
-    """The candidates whose Q tile and pipelined K and V tiles fit this GPU's shared memory, or one that fits everywhere.
+    """The candidates whose Q tile and pipelined K and V tiles fit this GPU's shared memory, or one that fits
+    everywhere.
 
     float32 has no tensor-core product that is exact enough, and small head dims are not what anyone waits for: one
     configuration each, by the tile rule of s12.
@@ -145,11 +148,7 @@ def legal_configs(candidates, args, **constants) -> list[triton.Config]:
     if interpreter.INTERPRETING or itemsize == 4 or d < 64:
         return [everywhere]
     limit = torch.cuda.get_device_properties(torch.cuda.current_device()).shared_memory_per_block_optin
-    fits = [
-        c
-        for c in candidates
-        if (c.kwargs["Br"] + 2 * c.num_stages * c.kwargs["Bc"]) * d * itemsize <= limit
-    ]
+    fits = [c for c in candidates if (c.kwargs["Br"] + 2 * c.num_stages * c.kwargs["Bc"]) * d * itemsize <= limit]
     return fits or [everywhere]
 
 

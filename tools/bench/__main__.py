@@ -66,9 +66,7 @@ def parser() -> argparse.ArgumentParser:
         " at head dim 128; or shapes of your own, each b,sq,sk,h,hk,d,causal: batch, lengths of Q and of K/V,"
         " heads of Q and of K/V, head dim, yes or no (2,4096,4096,16,4,128,yes)",
     )  # fmt: skip
-    p.add_argument(
-        "--headdims", type=_sizes, metavar="D,...", help="of the grid (default: 64,128; NumPy: 64)"
-    )
+    p.add_argument("--headdims", type=_sizes, metavar="D,...", help="of the grid (default: 64,128; NumPy: 64)")
     p.add_argument(
         "--seqlens",
         type=_sizes,
@@ -76,9 +74,7 @@ def parser() -> argparse.ArgumentParser:
         help="of the grid (default: 512 to 16384; NumPy: 128 to 4096)",
     )
     p.add_argument("--causal", choices=("both", "yes", "no"), help="of the grid (default: both; NumPy: no)")
-    p.add_argument(
-        "--dtype", choices=tuple(DTYPES), default="bf16", help="of the GPU's inputs (default: bf16)"
-    )
+    p.add_argument("--dtype", choices=tuple(DTYPES), default="bf16", help="of the GPU's inputs (default: bf16)")
     p.add_argument(
         "--device",
         choices=("auto", "gpu", "cpu"),
@@ -107,9 +103,7 @@ def _stages(text: str) -> list[Stage] | str:
     except KeyError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from None
     if not chosen:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} names no stage; accepted: all, none, or a list such as s11,s12"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} names no stage; accepted: all, none, or a list such as s11,s12")
     return sorted(chosen.values(), key=lambda stage: stage.number)
 
 
@@ -221,9 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Usage as problem:
         p.error(str(problem))  # exits 2
     except KeyboardInterrupt:
-        console.print(
-            "[yellow]Interrupted.[/] What was finished is kept; the same command goes on from there."
-        )
+        console.print("[yellow]Interrupted.[/] What was finished is kept; the same command goes on from there.")
         return 130
 
 
@@ -235,9 +227,7 @@ def bench(args, console: Console) -> int:
         for line in left_out:
             console.print(f"not timed: {line}")
     elif left_out:
-        console.print(
-            "PyTorch finds no CUDA GPU: the GPU stages and the peers need one, NumPy stages are timed."
-        )
+        console.print("PyTorch finds no CUDA GPU: the GPU stages and the peers need one, NumPy stages are timed.")
     wants_gpu = torch.cuda.is_available() and args.device != "cpu" and (gpu or args.peers)
     gpu_device = Gpu() if wants_gpu else None
     jobs = plan(args, host, gpu, gpu_device, Host(machine().cpu))
@@ -279,9 +269,7 @@ def _open(out: Path, here: dict, fresh: bool) -> ResultsFile:
         raise Usage(f"argument --out: {out} cannot be written: {problem.strerror}") from None
 
 
-def _measure(
-    jobs: Sequence[Job], file: ResultsFile, gpu: Gpu | None, dtype: torch.dtype, console: Console
-) -> None:
+def _measure(jobs: Sequence[Job], file: ResultsFile, gpu: Gpu | None, dtype: torch.dtype, console: Console) -> None:
     """Measure `jobs` into `file`, with a progress bar and a line for every finished shape."""
     columns = (
         BarColumn(),

@@ -29,9 +29,7 @@ class DeviceLost(RuntimeError):
     """The GPU no longer answers in this process: a kernel wrote where it must not, or the like."""
 
 
-def random_inputs(
-    shape: Shape, dtype: torch.dtype, device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def random_inputs(shape: Shape, dtype: torch.dtype, device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Standard normal q, k, v: a GPU draws less power on zeros, and runs faster on them than on data."""
     generator = torch.Generator(device).manual_seed(0)
 

@@ -41,9 +41,7 @@ def build(name: str, shape: Shape, q, k, v) -> Callable[[], torch.Tensor]:
     if name == "flex":
         return _flex(shape, Q, K, V, grouped)
     if shape.causal and not shape.is_square:
-        raise ValueError(
-            "PyTorch aligns its causal mask top-left: for unequal lengths that is another function"
-        )
+        raise ValueError("PyTorch aligns its causal mask top-left: for unequal lengths that is another function")
     return _sdpa(SDPA_BACKENDS[name], shape, Q, K, V, grouped)
 
 

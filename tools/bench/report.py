@@ -84,9 +84,7 @@ def _mask(causal: bool) -> str:
 
 
 def _throughput(rows: Sequence[dict], headdim: int, causal: bool) -> Table:
-    table = Table(
-        title=f"TFLOP/s, head dim {headdim}, {_mask(causal)}, {rows[0]['dtype']}: {rows[0]['device']}"
-    )
+    table = Table(title=f"TFLOP/s, head dim {headdim}, {_mask(causal)}, {rows[0]['dtype']}: {rows[0]['device']}")
     table.add_column("", no_wrap=True)
     for seqlen in _lengths(rows):
         table.add_column(str(seqlen), justify="right")
@@ -105,9 +103,7 @@ def _cell(record: dict | None) -> str:
 
 
 def _time_and_memory(rows: Sequence[dict], headdim: int, causal: bool) -> Table:
-    title = (
-        f"NumPy: time and memory beside the inputs, head dim {headdim}, {_mask(causal)}: {rows[0]['device']}"
-    )
+    title = f"NumPy: time and memory beside the inputs, head dim {headdim}, {_mask(causal)}: {rows[0]['device']}"
     table = Table(title=title)
     table.add_column("", no_wrap=True)
     table.add_column("")

@@ -81,9 +81,7 @@ class ResultsFile:
                 older.setdefault(record["run"], set()).add(record["name"])
         replaced = {r for r, names in older.items() if names <= job.names}
         self.records = [
-            record
-            for record in self.records
-            if not (results.case_of(record) == job.case and record["run"] in replaced)
+            record for record in self.records if not (results.case_of(record) == job.case and record["run"] in replaced)
         ]
         self.records += [{**record, "run": run} for record in records]
         self.runs[run] = self.environment

@@ -57,9 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     paths = args.results if args.results is not None else results.committed()
     if not paths:
-        print(
-            f"no results files in {results.RESULTS_DIR}; `python -m tools.bench` makes one", file=sys.stderr
-        )
+        print(f"no results files in {results.RESULTS_DIR}; `python -m tools.bench` makes one", file=sys.stderr)
         return 1
     try:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,7 @@ def sheets(files: Iterable[results.Results]) -> list[Sheet]:
     """A sheet a GPU; NumPy's records go with the GPU of their file, those of files without one have a sheet
     of their own."""
     made: dict[str, Sheet] = {}
-    for file in sorted(
-        files, key=lambda file: file.environment["date"]
-    ):  # the newest file's environment stays
+    for file in sorted(files, key=lambda file: file.environment["date"]):  # the newest file's environment stays
         timed = [record for record in file.records if results.is_timed(record) and results.on_grid(record)]
         gpu = [record for record in timed if record["where"] == "gpu"]
         host = [record for record in timed if record["where"] == "host"]
@@ -91,9 +89,7 @@ def _widest(records: Sequence[dict]) -> list[dict]:
     return _of(records, *max(panels, key=lambda panel: (panel[0], not panel[1]))) if panels else []
 
 
-def _lines(
-    ax, records: Sequence[dict], stages: list[str], value, label
-) -> list[tuple[float, float, str, str]]:
+def _lines(ax, records: Sequence[dict], stages: list[str], value, label) -> list[tuple[float, float, str, str]]:
     """A line a name -> their ends, for `style.label_ends`."""
     ends = []
     for name in _names(records):
@@ -171,9 +167,7 @@ def time_and_memory(sheet: Sheet) -> Figure | None:
         rows.append((f"GPU, {gpu[0]['nheads']} heads of {gpu[0]['headdim']}, {gpu[0]['dtype']}{mask}", gpu))
     if not rows:
         return None
-    footer = (
-        "A call's time, and its peak memory beside its inputs, divided by its batch: those of one sequence."
-    )
+    footer = "A call's time, and its peak memory beside its inputs, divided by its batch: those of one sequence."
     where = f"{sheet.subtitle}; NumPy on {host[0]['device']}" if host and gpu else sheet.subtitle
     fig = style.figure(12.4, 0.9 + 4.4 * len(rows), "Time and memory against length", where, footer)
     labels = []
