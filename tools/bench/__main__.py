@@ -3,13 +3,18 @@
 Each implementation is checked against the reference before and after it is timed. Stages and peers are
 sampled in turns in one process, by device events, with the L2 flushed before every sample. A file that is
 there already is gone on with: shapes it has are not measured again. NumPy stages are timed on the CPU, on a
-smaller grid of their own, in float32.
+smaller grid of their own, in float32, one thread.
 
 Exit codes: 0 all is measured; 1 a stage was wrong or failed; 2 wrong arguments; 130 interrupted (finished
 shapes are kept).
 """
 
 from __future__ import annotations
+
+import os
+
+# Before NumPy loads: on one thread its times are those of its arithmetic, whatever else the machine does.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["VECLIB_MAXIMUM_THREADS"] = "1"
 
 import argparse
 import sys

@@ -168,7 +168,7 @@ def time_and_memory(sheet: Sheet) -> Figure | None:
     if not rows:
         return None
     footer = "A call's time, and its peak memory beside its inputs, divided by its batch: those of one sequence."
-    where = f"{sheet.subtitle}; NumPy on {host[0]['device']}" if host and gpu else sheet.subtitle
+    where = f"{sheet.subtitle}; NumPy on {host[0]['device']}, one thread" if host and gpu else sheet.subtitle
     fig = style.figure(12.4, 0.9 + 4.4 * len(rows), "Time and memory against length", where, footer)
     labels = []
     quantities = (
