@@ -12,6 +12,7 @@ import pytest
 
 from reference import Case
 from stages import STAGES, Stage
+from stages.common import interpreter  # noqa: F401  before Triton, whoever imports it
 from stages.common.where import Where, gpu_arch, where
 
 

@@ -148,8 +148,8 @@ def test_cupy_as_asked_and_as_it_was():
     "given, words",
     [
         ({"version": (3, 9, 18)}, ("this is Python 3.9.18", "3.10 or newer", "PYTHON=")),
-        ({"installed": lambda module: module != "ensurepip"}, ("no module ensurepip", "python3-venv")),
-        ({"installed": lambda module: False}, ("no module venv and no ensurepip", "python3-venv")),
+        ({"have": lambda module: module != "ensurepip"}, ("no module ensurepip", "python3-venv")),
+        ({"have": lambda module: False}, ("no module venv and no ensurepip", "python3-venv")),
         ({"system": "Windows"}, ("WSL2",)),
     ],
 )
