@@ -144,7 +144,7 @@ def _balanced(axes: dict[str, tuple]):
 
 @functools.cache
 def quick_grid(stage: Stage) -> tuple[Case, ...]:
-    """Up to two hundred cases that cover every pair of values of two axes, and the real activations; always the same."""
+    """Up to two hundred cases that cover every pair of values of two axes, and real activations; always the same."""
     return (*(_case(**row) for row in _balanced(_axes(stage, LENGTHS))), *_real(stage))
 
 

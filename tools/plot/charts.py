@@ -242,7 +242,15 @@ def ladder(sheet: Sheet) -> Figure | None:
             note = f"{percent:.1f} %" if percent < 10 else f"{percent:.0f} %"
             if slower:
                 note += f", slower than {style.short(behind[0])}"
-            ax.text(percent + top * 0.012, i, note, va="center", fontsize=9)
+            ax.text(
+                percent + top * 0.012,
+                i,
+                note,
+                va="center",
+                fontsize=9,
+                zorder=4,  # over the line at 100 %
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
         ax.axvline(100, color="black", linewidth=1, linestyle=(0, (6, 2)), zorder=3)
         ax.set_xlim(0, top)
         ax.set_ylim(rows - 0.45, -0.55)
