@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 
 # Before torch and NumPy load: the workers of `-n auto` already fill the machine.
@@ -72,13 +73,20 @@ def small(runnable):
     return make
 
 
+UNKILLED = ("survived", "not run")  # else it says by which case
 MUTANT = "mutant"  # the user property under which a mutant's test reports (mutant, stage, what, killed by, how)
 
 
 def pytest_terminal_summary(terminalreporter):
-    reports = (r for key in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(key, []))
-    rows = sorted({tuple(value) for report in reports for name, value in report.user_properties if name == MUTANT})
+    """The table of mutants; in a run of other tests too, one line of it."""
+    reports = [r for key in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(key, [])]
+    rows = {tuple(value) for report in reports for name, value in report.user_properties if name == MUTANT}
     if not rows:
+        return
+    if any("test_mutants" not in report.nodeid for report in reports):
+        fates = collections.Counter(killed_by if killed_by in UNKILLED else "killed" for *_, killed_by, _ in rows)
+        said = ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items()))
+        terminalreporter.write_line(f"Mutants: {said}. `make mutants` lists them.")
         return
     from rich import box
     from rich.console import Console
@@ -89,7 +97,7 @@ def pytest_terminal_summary(terminalreporter):
     table.add_column("how")
     for name, stage_name, what, killed_by, how in sorted(rows, key=lambda row: (row[1], row[0])):
         table.add_row(name, stage_name.partition("_")[0], what, killed_by, how)
-    console = Console(width=180, no_color=True)
+    console = Console(width=200, no_color=True)
     with console.capture() as capture:
         console.print(table)
     terminalreporter.write_line("")

@@ -500,6 +500,7 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("stages.common.where.gpu_arch", lambda: None)  # cached, where there is one
 
 
 def usage_error(capsys, *argv) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from reference import Case, check, quick_grid
 from stages import STAGES, Stage, get
-from stages.common.where import where
+from stages.common.where import installed, where
 from tests.conftest import MUTANT, place_or_skip
 from tests.mutants import MUTANTS, Mutant
 
@@ -95,7 +95,7 @@ def test_mutant(mutant, tmp_path, record_property):
         if not verdict.ok:
             report(case, verdict.problem)
             return
-    report("SURVIVED", "")
+    report("survived", "")
     pytest.fail(f"{mutant.name} ({mutant.what}) survived the quick grid of {stage.name}")
 
 
@@ -109,6 +109,23 @@ def test_an_unchanged_copy_survives(stage, tmp_path):
     for case in cases_here(stage)[::8]:
         verdict = check(stage, case, attention=attention)
         assert verdict.ok, f"{case}: {verdict}"
+
+
+@pytest.mark.parametrize(
+    "mutant", [m for m in MUTANTS if get(m.stage).capability.backend == "cuda"], ids=lambda mutant: mutant.name
+)
+def test_a_cuda_mutant_compiles(mutant, monkeypatch):
+    """Without a GPU too: one that does not compile would prove nothing."""
+    if not installed("cupy"):
+        pytest.skip("needs CuPy and NVRTC, which are not installed")
+    from tools import nvrtc
+
+    stage = get(mutant.stage)
+    source = mutate(nvrtc.source(stage), mutant)
+    monkeypatch.setattr(nvrtc, "source", lambda stage: source)
+    headdim = stage.capability.headdims[0]
+    arch = "90a" if stage.capability.min_arch >= 90 else str(stage.capability.min_arch)
+    assert nvrtc.compile_for(stage, f"attention_kernel<f16, {headdim}, true>", arch).cubin
 
 
 def test_mutants_have_names_of_their_own():
