@@ -15,7 +15,7 @@ import pytest
 import stages.common.where as where_module
 from stages import STAGES, Capability, Stage, Unsupported, get
 from stages.common.record import BACKENDS
-from stages.common.where import where
+from stages.common.where import gpu_arch, where
 from tools.regions import RegionError, find_regions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -326,3 +326,18 @@ def test_bad_regions(source, text, line, says):
 def test_regions_of_another_kind_of_file(source):
     with pytest.raises(RegionError, match="accepted: .py, .cu, .cuh"):
         find_regions(source("", "kernel.rs"))
+
+
+def test_triton_imported_too_early_is_said_plainly():
+    """Without a GPU; the interpreter would otherwise die inside the kernel, on a message about @triton.jit."""
+    if gpu_arch() is not None:
+        pytest.skip("there is a GPU: Triton compiles, whenever it is imported")
+    code = (
+        "import triton.language, torch\n"
+        "from stages import StageUnavailable, get\n"
+        "try: get('s12').attention\n"
+        "except StageUnavailable as error: print(error)\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "TRITON_INTERPRET=1" in done.stdout, done.stderr
