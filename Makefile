@@ -17,7 +17,7 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench plots inject mutants doctor lint format clean venv
+.PHONY: help demo test check bench plots inject profile mutants doctor lint format clean venv
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,14 @@ plots: $(SETUP) ## Draw the plots from the recorded results; needs no GPU
 
 inject: $(SETUP) ## Fill the figures in the README and the stage cards from the recorded results
 	@$(PY) -m tools.inject $(INJECT_ARGS)
+
+ifeq ($(STAGE),)
+profile: ## Read one stage's hardware counters on a GPU: make profile STAGE=s20
+	@echo "Which stage? For example: make profile STAGE=s20" >&2; exit 2
+else
+profile: $(SETUP)
+	@$(PY) -m tools.profile $(STAGE) $(PROFILE_ARGS)
+endif
 
 mutants: $(SETUP) ## Prove that the suite bites: planted bugs, each of which has to fail it
 	@$(PY) -m pytest tests/test_mutants.py -q -n auto --maxprocesses=16 $(PYTEST_ARGS)

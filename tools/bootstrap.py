@@ -33,9 +33,7 @@ class BootstrapError(Exception):
 
 def main(argv=None, root=ROOT):
     """Exit code: 0 the environment is there, 1 it could not be made, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python3 tools/bootstrap.py", description=__doc__.partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python3 tools/bootstrap.py", description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--cupy",
         choices=("auto", "cuda12", "cuda13"),
@@ -102,9 +100,7 @@ def check_python(version=None, have=None, system=None):
     if missing:
         raise BootstrapError(
             "this Python ({}) has no module {}, which makes virtual environments. "
-            "On Debian and Ubuntu: `sudo apt-get install python3-venv`".format(
-                sys.executable, " and no ".join(missing)
-            )
+            "On Debian and Ubuntu: `sudo apt-get install python3-venv`".format(sys.executable, " and no ".join(missing))
         )
 
 
@@ -187,9 +183,7 @@ def run_logged(command, log):
 def failure(command, code, output):
     """A failed command and the last lines that it printed."""
     last = "\n".join("    " + line for line in output.strip().splitlines()[-15:])
-    return "this command failed with exit code {}:\n    {}\nits last lines:\n{}".format(
-        code, " ".join(command), last
-    )
+    return "this command failed with exit code {}:\n    {}\nits last lines:\n{}".format(code, " ".join(command), last)
 
 
 def wanted_stamp(root, stamp, cupy=None):

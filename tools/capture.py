@@ -130,9 +130,7 @@ def activation(noted: Noted, source: dict[str, str], heads: int | None = None) -
     """
     layer, headdim, headdim_v = noted.layer, noted.q.shape[3], noted.v.shape[3]
     if headdim != headdim_v:
-        raise CaptureError(
-            f"layer {layer} has q of headdim {headdim}, v of headdim {headdim_v}; accepted: equal ones"
-        )
+        raise CaptureError(f"layer {layer} has q of headdim {headdim}, v of headdim {headdim_v}; accepted: equal ones")
     expected, _ = oracle(noted.q, noted.k, noted.v, causal=noted.causal, softmax_scale=noted.softmax_scale)
     error, largest = (noted.out - expected).abs().max().item(), noted.out.abs().max().item()
     if not error <= REPRODUCES * largest:  # NaN is not below anything
@@ -149,12 +147,8 @@ def activation(noted: Noted, source: dict[str, str], heads: int | None = None) -
         arrays[name] = t[:, :, :n].to(torch.float16).contiguous().numpy()
         if not np.isfinite(arrays[name]).all():
             reaches = t[:, :, :n].abs().max().item()
-            raise CaptureError(
-                f"layer {layer}: {name} reaches {reaches:g}; accepted: at most 65504, float16's largest"
-            )
-    return Activation(
-        noted.layer, **arrays, causal=noted.causal, softmax_scale=noted.softmax_scale, source=source
-    )
+            raise CaptureError(f"layer {layer}: {name} reaches {reaches:g}; accepted: at most 65504, float16's largest")
+    return Activation(noted.layer, **arrays, causal=noted.causal, softmax_scale=noted.softmax_scale, source=source)
 
 
 def packaged_model() -> Path:
@@ -233,9 +227,7 @@ def describe(path: Path, console: Console) -> None:
         console.print(f"{key + ':':<17} {value}", markup=False, highlight=False, soft_wrap=True)
     first = activations[0]
     generator = np.random.default_rng(0)
-    normal = {
-        name: generator.standard_normal(getattr(first, name).shape).astype(np.float16) for name in "qkv"
-    }
+    normal = {name: generator.standard_normal(getattr(first, name).shape).astype(np.float16) for name in "qkv"}
     draws = Activation(0, **normal, causal=first.causal, softmax_scale=first.softmax_scale, source={})
     columns = [_column(a) for a in (*activations, draws)]
     table = Table()
@@ -351,9 +343,7 @@ def _load_model(transformers, folder: Path, local: dict):
     # Weights that are not in the folder are drawn at random: what they compute is no real activation.
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
-        raise CaptureError(
-            f"--model is {folder}, which lacks {len(missing)} weights ({missing[0]} ...); accepted: all"
-        )
+        raise CaptureError(f"--model is {folder}, which lacks {len(missing)} weights ({missing[0]} ...); accepted: all")
     return model.eval()
 
 
@@ -380,9 +370,7 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}; accepted: layer numbers and commas, as in 0,5,11"
-        ) from None
+        raise argparse.ArgumentTypeError(f"{text!r}; accepted: layer numbers and commas, as in 0,5,11") from None
 
 
 def _at_least(least: int):
@@ -413,9 +401,7 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_TEXT,
         help="UTF-8 (default: the Gettysburg Address)",
     )
-    parser.add_argument(
-        "--text-source", metavar="WORDS", help="what the text is and its licence, noted in the file"
-    )
+    parser.add_argument("--text-source", metavar="WORDS", help="what the text is and its licence, noted in the file")
     parser.add_argument(
         "--layers",
         type=_numbers,
@@ -451,9 +437,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CaptureError(
-            f"--text is {path}, which cannot be read ({error}); accepted: a UTF-8 text file"
-        ) from None
+        raise CaptureError(f"--text is {path}, which cannot be read ({error}); accepted: a UTF-8 text file") from None
 
 
 def _capture(args, console: Console) -> Path:

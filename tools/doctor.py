@@ -63,11 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     stages, reasons = stage_rows()
     show("Stages", ("stage", "title", "runs on", ""), stages)
     for number, reason in enumerate(reasons, start=1):
-        print(
-            textwrap.fill(
-                f"({number}) {reason}", terminal_width(), initial_indent="  ", subsequent_indent="      "
-            )
-        )
+        print(textwrap.fill(f"({number}) {reason}", terminal_width(), initial_indent="  ", subsequent_indent="      "))
     for remark in remarks(here, stages):
         say(remark)
     say(advice(here, broken, own_venv, no_venv))
@@ -78,9 +74,7 @@ def import_errors(libraries: list[str]) -> dict[str, str]:
     """Of these installed libraries, those that do not import, each with the error."""
     command = [sys.executable, "-c", TRY_IMPORTS, *libraries]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", cwd=ROOT, timeout=300
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=ROOT, timeout=300)
         output, end = done.stdout, f"the process that imported it ended with exit code {done.returncode}"
     except subprocess.TimeoutExpired as late:
         output, end = (late.stdout or b"").decode(), "importing it took more than 300 s"
@@ -99,18 +93,14 @@ def machine_rows(here: Machine, broken: dict[str, str]) -> list[tuple[str, str]]
         elif library == "torch" and version:
             text += f", for CUDA {here.torch_cuda}" if here.torch_cuda else ", a CPU build"
         rows.append((LABELS[library], text))
-    rows.append(
-        ("C++ compiler", f"{here.compiler}, {here.compiler_version}" if here.compiler else "not found")
-    )
+    rows.append(("C++ compiler", f"{here.compiler}, {here.compiler_version}" if here.compiler else "not found"))
     if here.driver:
         serves = ".".join(map(str, here.driver_cuda))
         rows.append(("NVIDIA driver", f"{here.driver}, serves CUDA up to {serves}"))
     else:
         rows.append(("NVIDIA driver", "not found"))
     for i, gpu in enumerate(here.gpus):
-        rows.append(
-            (f"GPU {i}", f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB")
-        )
+        rows.append((f"GPU {i}", f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB"))
     if not here.gpus:
         rows.append(("GPU", "none found"))
     for tool, path in here.tools.items():
@@ -133,9 +123,7 @@ def stage_rows() -> tuple[list[tuple[str, str, str, str]], list[str]]:
     rows = []
     for stage in STAGES:
         place = where(stage)
-        refused = {
-            dtype: there.reason for dtype in stage.capability.dtypes if not (there := where(stage, dtype))
-        }
+        refused = {dtype: there.reason for dtype in stage.capability.dtypes if not (there := where(stage, dtype))}
         if place:
             note = ", ".join(f"no {dtype} {number(reason)}" for dtype, reason in refused.items())
         else:
@@ -166,9 +154,7 @@ def remarks(here: Machine, stages: list[tuple[str, str, str, str]]) -> list[str]
             why = "does not see it (CUDA_VISIBLE_DEVICES may hide it)"
         found.append(f"There is a GPU, but PyTorch {here.packages['torch']} {why}.")
     if not here.gpus and any(place in ("emulator", PLACES["interpreter"]) for _, _, place, _ in stages):
-        found.append(
-            "Without a GPU a stage computes the same numbers, slowly; its speed can only be seen on one."
-        )
+        found.append("Without a GPU a stage computes the same numbers, slowly; its speed can only be seen on one.")
     return found
 
 
@@ -213,11 +199,7 @@ def advice(here: Machine, broken: dict[str, str], own_venv: bool, no_venv: bool)
         steps.append(install)
     if not steps:
         return "Nothing is missing."
-    other = (
-        ""
-        if not system or sys.platform == "darwin" or shutil.which("apt-get")
-        else " (or your system's like)"
-    )
+    other = "" if not system or sys.platform == "darwin" or shutil.which("apt-get") else " (or your system's like)"
     return f"To get what is missing: {' && '.join(steps)}{other}"
 
 
