@@ -17,7 +17,7 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench plots inject profile mutants doctor lint format clean venv
+.PHONY: help demo test check bench plots sass inject profile mutants doctor lint format clean venv
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +43,9 @@ bench: $(SETUP) ## Time the stages on this machine (BENCH_ARGS="--quick --stages
 
 plots: $(SETUP) ## Draw the plots from the recorded results; needs no GPU
 	@$(PY) -m tools.plot $(PLOT_ARGS)
+
+sass: $(SETUP) ## Compile every CUDA stage, GPU or not, and record registers, occupancy and instructions
+	@$(PY) -m tools.sass --record $(SASS_ARGS)
 
 inject: $(SETUP) ## Fill the figures in the README and the stage cards from the recorded results
 	@$(PY) -m tools.inject $(INJECT_ARGS)

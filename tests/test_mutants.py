@@ -114,18 +114,17 @@ def test_an_unchanged_copy_survives(stage, tmp_path):
 @pytest.mark.parametrize(
     "mutant", [m for m in MUTANTS if get(m.stage).capability.backend == "cuda"], ids=lambda mutant: mutant.name
 )
-def test_a_cuda_mutant_compiles(mutant, monkeypatch):
+def test_a_cuda_mutant_compiles(mutant):
     """Without a GPU too: one that does not compile would prove nothing."""
     if not installed("cupy"):
         pytest.skip("needs CuPy and NVRTC, which are not installed")
     from tools import nvrtc
 
     stage = get(mutant.stage)
-    source = mutate(nvrtc.source(stage), mutant)
-    monkeypatch.setattr(nvrtc, "source", lambda stage: source)
     headdim = stage.capability.headdims[0]
     arch = "90a" if stage.capability.min_arch >= 90 else str(stage.capability.min_arch)
-    assert nvrtc.compile_for(stage, f"attention_kernel<f16, {headdim}, true>", arch).cubin
+    job = nvrtc.job(stage, f"attention_kernel<f16, {headdim}, true>", arch)
+    assert nvrtc.run(dataclasses.replace(job, source=mutate(job.source, mutant))).cubin
 
 
 def test_mutants_have_names_of_their_own():

@@ -18,6 +18,7 @@ from tools.bench.report import mebibytes, milliseconds, three_digits
 from tools.bench.shapes import SEQLENS, grid_shape
 from tools.plot import traffic
 from tools.profile import COUNTERS
+from tools.sass import records as machine_code
 
 BASELINE = "torch_fa2"
 TABLE_SEQLEN = 4096
@@ -39,18 +40,21 @@ class Kind:
 
 @dataclass(frozen=True)
 class Data:
-    """What figures are made from: all files' records, the environments of their runs, and the profiles."""
+    """What figures are made from: all files' records, the environments of their runs, the profiles, and the
+    documents of tools.sass."""
 
     records: Sequence[dict]
     environments: Sequence[dict]
     profiles: Sequence[dict] = ()
+    sass: Sequence[dict] = ()
 
     @classmethod
-    def of(cls, files: Sequence[results.Results], profiles: Sequence[dict] = ()) -> Data:
+    def of(cls, files: Sequence[results.Results], profiles: Sequence[dict] = (), sass: Sequence[dict] = ()) -> Data:
         return cls(
             [record for file in files for record in file.records],
             [environment for file in files for environment in (file.environment, *file.runs.values())],
             profiles,
+            sass,
         )
 
 
@@ -209,6 +213,28 @@ def quantity(value: float, unit: str) -> str:
     return f"{value:,.0f}{' bytes' if unit == 'bytes' else ''}"
 
 
+# Read from the machine code.
+
+
+def sass(
+    data: Data,
+    stage: str,
+    name: str,
+    arch: str = "90a",
+    headdim: int = 128,
+    causal: bool = False,
+    dtype: str = "bfloat16",
+) -> str:
+    record = machine_code.find(data.sass, stage, arch=arch, headdim=headdim, causal=causal, dtype=dtype)
+    try:
+        return machine_code.value(record, name)
+    except KeyError:
+        accepted = (
+            f"{', '.join(machine_code.FIELDS)}; {', '.join(machine_code.COUNTS)}, of the main loop with loop: before"
+        )
+        raise FigureError(f"name is {name!r}; accepted: {accepted}") from None
+
+
 # Counted, not measured.
 
 
@@ -331,6 +357,7 @@ KINDS = {
     "spread": Kind(spread, ("stage",), ("headdim", "causal", "seqlen", *_WHERE)),
     "speedup": Kind(speedup, ("stage", "over"), ("headdim", "causal", "seqlen", *_WHERE)),
     "counter": Kind(counter, ("stage", "name"), ("headdim", "causal", "seqlen", "device")),
+    "sass": Kind(sass, ("stage", "name"), ("arch", "headdim", "causal", "dtype")),
     "moved": Kind(moved, ("stage", "headdim", "seqlen"), ("causal",)),
     "programs": Kind(programs, ("stage", "headdim", "seqlen")),
     "device": Kind(device, (), ("stage", "device")),

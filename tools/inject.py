@@ -9,7 +9,8 @@ Kinds and their keys ([] may be left out; causal is then no):
 
 {kinds}
 
-stage=, over=: a stage (s13, s13_triton_tuned), a peer. seqlen=4096 or 4k. name=: a counter of tools.profile.
+stage=, over=: a stage (s13, s13_triton_tuned), a peer. seqlen=4096 or 4k. name=: a counter of tools.profile; of
+sass, registers, blocks, limit ..., or a family of instructions (HMMA; in the main loop, loop:HMMA).
 device=: a part of its name, for results that hold several. ladder-table and peers-table are blocks: their end
 stands on a line of its own.
 
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from tools import results
 from tools.figures import KINDS, Data, FigureError, figure, load_profile, usage
+from tools.sass.records import load as load_sass
 
 MARKER = re.compile(r"<!--\s*inject:\s*(?P<asks>.*?)\s*-->(?P<text>.*?)(?P<end><!--\s*/inject\s*-->)", re.DOTALL)
 START = re.compile(r"<!--\s*inject:")
@@ -135,7 +137,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             profiles += load_profile(path)
         except results.ResultsError as problem:
             problems.append(str(problem))
-    data = Data.of(files, profiles)
+    sass = []
+    for path in sorted((results.RESULTS_DIR / "sass").glob("*.json")):
+        try:
+            sass.append(load_sass(path))
+        except results.ResultsError as problem:
+            problems.append(str(problem))
+    data = Data.of(files, profiles, sass)
     filled = {}
     for path in paths:
         text = path.read_text(encoding="utf-8")

@@ -28,9 +28,9 @@ def source(stage: Stage) -> str:
     return f"{stage.kernel_file.read_text()}\n// headers {hashlib.sha256(headers).hexdigest()[:16]}\n"
 
 
-def instantiation(call: Call) -> str:
-    """The kernel template's arguments for this call: attention_kernel<T, d, CAUSAL>."""
-    return f"attention_kernel<{ELEMENT[call.q.dtype]}, {call.headdim}, {str(call.causal).lower()}>"
+def instantiation(dtype: torch.dtype, headdim: int, causal: bool) -> str:
+    """The kernel template with its arguments: attention_kernel<T, d, CAUSAL>."""
+    return f"attention_kernel<{ELEMENT[dtype]}, {headdim}, {str(causal).lower()}>"
 
 
 @functools.cache
@@ -58,6 +58,7 @@ def launch(stage: Stage, call: Call, *, grid: tuple, threads: int, shared_bytes:
     params = np.frombuffer(packed, dtype=f"V{_PARAMS.size}")  # one element: CuPy passes it by value
     with call.on_device():
         stream = torch.cuda.current_stream()
-        kernel = _kernel(stage, instantiation(call), shared_bytes, stream.device_index)
+        name = instantiation(q.dtype, call.headdim, call.causal)
+        kernel = _kernel(stage, name, shared_bytes, stream.device_index)
         with cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index):
             kernel(grid, (threads,), (params,), shared_mem=shared_bytes)

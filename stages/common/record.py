@@ -14,6 +14,7 @@ from types import MappingProxyType
 STAGES_DIR = Path(__file__).resolve().parent.parent
 
 BACKENDS = ("numpy", "triton", "cuda")
+COMPILER_FAULTS = ("spill", "performance loss")
 
 
 class StageUnavailable(RuntimeError):
@@ -71,6 +72,8 @@ class Stage:
                   except for `idea_fields`: otherwise nobody can tell what made the difference.
     idea_fields:  the fields of `tiles` that are this stage's idea.
     new_base:     True for the first stage of a part: its diff and tiles start afresh.
+    compiler_faults: what the compiler does to this stage that no other may suffer, of COMPILER_FAULTS; its card
+                  says why. The suite fails on what is not declared, and on what is declared and does not happen.
     """
 
     number: int
@@ -82,8 +85,12 @@ class Stage:
     tiles: Mapping[str, object] = field(default_factory=dict)
     idea_fields: tuple[str, ...] = ()
     new_base: bool = False
+    compiler_faults: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for fault in self.compiler_faults:
+            if fault not in COMPILER_FAULTS:
+                raise ValueError(f"compiler_faults has {fault!r}; accepted: {', '.join(COMPILER_FAULTS)}")
         if not self.name.startswith(f"s{self.number:02d}_"):
             raise ValueError(f"name is {self.name!r}; accepted: s{self.number:02d}_<technique>")
         object.__setattr__(self, "tiles", MappingProxyType(dict(self.tiles)))

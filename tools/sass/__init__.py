@@ -1,0 +1,1 @@
+"""What the compiler made of the CUDA stages: registers, shared memory, spills, occupancy, instructions."""
