@@ -53,6 +53,23 @@ COUNTERS = {
         "wavefronts",
         "passes over shared memory for loads",
     ),
+    "shared_store_wavefronts": (
+        "l1tex__data_pipe_lsu_wavefronts_mem_shared_op_st.sum",
+        "wavefronts",
+        "passes over shared memory for stores",
+    ),
+    "global_load_sectors": (
+        "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum",
+        "sectors of 32 bytes",
+        "asked for by loads, cp.async included",
+    ),
+    "global_store_sectors": (
+        "l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum",
+        "sectors of 32 bytes",
+        "asked for by stores",
+    ),
+    "ldmatrix": ("smsp__inst_executed_op_ldsm.sum", "warp instructions", "ldmatrix"),
+    "cp_async": ("smsp__inst_executed_op_ldgsts.sum", "warp instructions", "cp.async"),
     "instructions": ("smsp__inst_executed.sum", "warp instructions", "executed"),
     "tensor_busy": (
         "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",
