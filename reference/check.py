@@ -33,10 +33,7 @@ from stages.common.record import Stage
 from stages.common.where import where
 
 UNIT_ROUNDOFF = {
-    torch.bfloat16: 2.0**-9,
-    torch.float16: 2.0**-11,
-    torch.float32: 2.0**-24,
-    torch.float64: 2.0**-53,
+    dtype: torch.finfo(dtype).eps / 2 for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 }
 LSE_ATOL, LSE_RTOL = 1e-4, 1e-5
 
@@ -98,7 +95,10 @@ def judge(out, lse, expected: Expected) -> Verdict:
             return Verdict(False, float("nan"), 0.0, float("nan"), problem)
     unseen = expected.lse == -torch.inf  # rows that see no key
     if not torch.equal(lse == -torch.inf, unseen):
-        return Verdict(False, float("inf"), 0.0, float("inf"), "lse is not -inf on exactly the rows that see no key")
+        b, h, row = (int(i) for i in ((lse == -torch.inf) != unseen).nonzero()[0])
+        fact = "sees no key (lse should be -inf)" if unseen[b, h, row] else "does see a key"
+        problem = f"lse is {lse[b, h, row].item():.3g} at batch {b}, head {h}, row {row}, which {fact}"
+        return Verdict(False, float("inf"), 0.0, float("inf"), problem)
     if (out.transpose(1, 2)[unseen] != 0).any():
         return Verdict(False, float("inf"), 0.0, float("inf"), "out is not 0 on the rows that see no key")
 

@@ -234,10 +234,10 @@ def test_programs():
 
 
 def test_tiles_are_those_that_the_stages_launch():
-    assert traffic.tile_rows(get("s12"), 128, 2) == 64
-    assert traffic.tile_rows(get("s12"), 256, 2) == 32
-    assert traffic.tile_rows(get("s12"), 100, 4) == 32  # padded to 128
-    assert traffic.tile_rows(get("s20"), 128, 2) == 64
+    assert get("s12").tile_rows(128, 2) == 64
+    assert get("s12").tile_rows(256, 2) == 32
+    assert get("s12").tile_rows(100, 4) == 32  # padded to 128
+    assert get("s20").tile_rows(128, 2) == 64
 
 
 def test_counted_stages_exist():

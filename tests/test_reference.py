@@ -263,7 +263,7 @@ def test_the_bound_is_small(family, dtype):
     q, k, v = family_case(family, dtype).inputs()
     expected = expect(q, k, v)
     share = (expected.bound / expected.out.abs().amax(dim=(1, 3))).max().item()
-    limit = {"float16": 3e-3, "bfloat16": 2e-2, "float32": 2e-4, "float64": 3e-13}[dtype]
+    limit = {"float16": 3e-3, "bfloat16": 2.5e-2, "float32": 2e-4, "float64": 3e-13}[dtype]
     assert share < limit, f"the bound is {share:.1e} of the largest output"
 
 
@@ -546,3 +546,10 @@ def test_grids(stage, grid):
     assert (1, 1) in lengths and any(c.causal and c.seqlen_q > c.seqlen_k for c in cases)
     padded = {c.headdim for c in cases} - set(stage.capability.headdims)
     assert padded, "no head dim is padded"
+
+
+def test_unit_roundoff_is_half_the_spacing_above_one():
+    for dtype, u in UNIT_ROUNDOFF.items():
+        one = torch.ones((), dtype=dtype)
+        assert one + torch.tensor(2 * u, dtype=dtype) > one
+        assert one + torch.tensor(u, dtype=dtype) == one  # a tie, to even

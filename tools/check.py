@@ -39,13 +39,15 @@ MESSAGE_LINES = 30  # of an exception: a compiler's log can be endless
 
 def properties(stage: Stage) -> dict[str, Callable[[Case], bool]]:
     """What a case can be about, in the order in which a kernel grows. A case has several of these."""
-    Br, Bc = stage.tiles.get("Br", 64), stage.tiles.get("Bc", 64)
     padded_to = stage.capability.headdims
 
+    def rows(c: Case) -> int:  # of a tile, of Q and of K and V
+        return stage.tile_rows(c.headdim, getattr(torch, c.dtype).itemsize)
+
     return {
-        "one tile": lambda c: c.seqlen_q <= Br and c.seqlen_k <= Bc,
-        "several tiles": lambda c: c.seqlen_q > Br or c.seqlen_k > Bc,
-        "ragged lengths": lambda c: bool(c.seqlen_q % Br or c.seqlen_k % Bc),
+        "one tile": lambda c: max(c.seqlen_q, c.seqlen_k) <= rows(c),
+        "several tiles": lambda c: max(c.seqlen_q, c.seqlen_k) > rows(c),
+        "ragged lengths": lambda c: bool(c.seqlen_q % rows(c) or c.seqlen_k % rows(c)),
         "not causal": lambda c: not c.causal,
         "causal, equal lengths": lambda c: c.causal and c.seqlen_q == c.seqlen_k,
         "causal, unequal lengths": lambda c: c.causal and c.seqlen_q != c.seqlen_k,
@@ -62,6 +64,22 @@ def properties(stage: Stage) -> dict[str, Callable[[Case], bool]]:
         "real activations": lambda c: c.family == "activations",
     }
 
+
+# What to look at when all that failed is about one thing.
+ADVICE = {
+    "several tiles": "one tile is right: does what was summed under an old maximum shrink when the maximum grows?",
+    "ragged lengths": "keys past the end need a score of -inf; that their loads are masked is not enough",
+    "causal, equal lengths": "key j is visible to query i iff j <= i + seqlen_k - seqlen_q",
+    "causal, unequal lengths": "the mask's diagonal ends in the bottom right corner: j <= i + seqlen_k - seqlen_q",
+    "rows that see no key": "their maximum is -inf, and -inf - -inf is NaN; their output is 0 and their lse -inf",
+    "several batches": "is the batch's offset in every address?",
+    "grouped-query heads": "query head h reads key/value head h // (nheads // nheads_k)",
+    "a softmax_scale of its own": "the scale is an argument, and the scores, their maximum and the lse are all scaled",
+    "large logits": "subtract the row's maximum before exp, and let the running maximum start at -inf",
+    "padded head dims": "the default scale is that of the head dim before padding",
+    "strided inputs": "every dimension but the last has a stride of its own, for each of q, k, v and out",
+    "16-bit inputs": "accumulate in float32; round P and O only",
+}
 
 # A case without any of these is as plain as a case can be.
 PLAIN = ("one tile", "not causal")
@@ -173,6 +191,15 @@ def verdicts(console: Console, stage: Stage, cases: Sequence[Case], done: Sequen
         console.print()
 
 
+def show_advice(console: Console, stage: Stage, done: Sequence[Outcome]) -> None:
+    """What the cases that failed have in common and not all of the others have, and what to look at then."""
+    failed = [outcome.case for outcome in done if not outcome.ok]
+    passed = [outcome.case for outcome in done if outcome.ok]
+    for name, has in properties(stage).items():
+        if name in ADVICE and all(map(has, failed)) and not all(map(has, passed)):
+            console.print(f"Every case that failed is about [bold]{name}[/]: {escape(ADVICE[name])}.")
+
+
 def show_hints(console: Console, stage: Stage) -> None:
     """Where to look: the solution regions with their hints, and the card."""
     try:
@@ -266,8 +293,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"[red]{len(failed)} of {len(done)} cases failed.[/]" + (f" --all runs the other {rest} too." if rest else "")
     )
     console.print(
-        f"The simplest by itself: python -m tools.check {stage.short} --case {failed[0].case}", soft_wrap=True
+        f'The simplest by itself: make check STAGE={stage.short} CHECK_ARGS="--case {failed[0].case}"', soft_wrap=True
     )
+    show_advice(console, stage, done)
     if failed[0].error is not None:
         return report_error(console, stage, failed[0].error)
     show_hints(console, stage)

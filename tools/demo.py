@@ -207,7 +207,7 @@ def show_plots(console: Console) -> None:
 
 
 def show_next(console: Console, rows: Sequence[Row]) -> None:
-    example = next((row.stage for row in reversed(rows) if row.place), STAGES[0])
+    example = next((row.stage for row in rows if row.place and row.stage.parent), STAGES[0])  # the first with a diff
     console.print("\nWhat next?")
     console.print(f"  read     stages/{example.name}: its card, and the kernel from top to bottom")
     console.print(f"  change   that kernel, then `make check STAGE={example.short}` says how it does")

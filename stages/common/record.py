@@ -114,6 +114,11 @@ class Stage:
         """The module that defines `attention`; importing it may need a backend."""
         return f"stages.{self.name}." + ("stage" if self.capability.backend == "cuda" else "kernel")
 
+    def tile_rows(self, headdim: int, itemsize: int) -> int:
+        """Rows of a Q tile at this head dim and element size: Br, fewer where a tile would pass `tile_bytes`."""
+        rows, limit = self.tiles.get("Br", 64), self.tiles.get("tile_bytes")
+        return min(rows, max(16, limit // (self.capability.padded_headdim(headdim) * itemsize))) if limit else rows
+
     @property
     def attention(self) -> Callable:
         """The stage's `attention(q, k, v, *, causal, softmax_scale, out, lse) -> (out, lse)`.

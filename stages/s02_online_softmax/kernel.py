@@ -18,7 +18,7 @@ def online_softmax_step(O, m, l, S, V_j):
     O [Br, d], not yet divided by l; m [Br] the largest score so far; l [Br] = Σ exp(S - m) so far;
     S [Br, Bc] this tile's scores, -inf where a key is masked; V_j [Bc, d].
     """
-    # BEGIN SOLUTION online_softmax_step: when m grows, what was summed under the old m is too large by exp(m_new - m)
+    # BEGIN SOLUTION online_softmax_step: when m grows, the old sums are too large by exp(m_new - m); m may be -inf
     m_new = np.maximum(m, S.max(axis=1))
     m_safe = np.where(m_new == -np.inf, 0, m_new)  # no key seen yet: -inf - -inf would be NaN
     P = np.exp(S - m_safe[:, None])  # [Br, Bc]: all that is ever held of the S×S matrix

@@ -45,7 +45,7 @@ def attend(
             if CAUSAL:
                 visible = visible & (keys[None, :] <= rows[:, None] + shift)
             S = tl.where(visible, S, float("-inf"))
-        m_new = tl.maximum(m_i, tl.max(S, axis=1) * scale_log2)
+        m_new = tl.maximum(m_i, tl.max(S, axis=1) * scale_log2)  # the scale is positive: max commutes with it
         m_safe = m_new
         if MASKED:
             m_safe = tl.where(m_new == float("-inf"), 0.0, m_new)  # no key seen yet: -inf - -inf would be NaN

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 
-from stages import Stage, get
+from stages import get
 from tools.bench.shapes import Shape
 
 ELEMENT = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -76,13 +76,6 @@ def plain_bytes(shape: Shape, e: int) -> int:
     return once_bytes(shape, e) + 4 * shape.batch * shape.nheads * shape.seqlen_q * shape.seqlen_k * e
 
 
-def tile_rows(stage: Stage, headdim: int, e: int) -> int:
-    """Rows of a tile: Br, fewer where a tile would be larger than the stage's `tile_bytes`."""
-    rows = stage.tiles["Br"]
-    limit = stage.tiles.get("tile_bytes")
-    return min(rows, max(16, limit // (stage.capability.padded_headdim(headdim) * e))) if limit else rows
-
-
 def asked_bytes(record: dict) -> int | None:
     """What the kernel of a record asks global memory for; None for a kernel that is not counted."""
     name, shape, e = record["name"], Shape.of(record), ELEMENT[record["dtype"]]
@@ -90,7 +83,7 @@ def asked_bytes(record: dict) -> int | None:
         return plain_bytes(shape, e)
     if name not in V1 + V2:
         return None
-    rows = tile_rows(get(name), shape.headdim, e)
+    rows = get(name).tile_rows(shape.headdim, e)
     return (v1_bytes if name in V1 else v2_bytes)(shape, e, rows, rows)
 
 
@@ -106,5 +99,5 @@ def programs(record: dict) -> int | None:
     name, shape, e = record["name"], Shape.of(record), ELEMENT[record["dtype"]]
     if name not in V1 + V2:
         return None
-    tiles = 1 if name in V1 else math.ceil(shape.seqlen_q / tile_rows(get(name), shape.headdim, e))
+    tiles = 1 if name in V1 else math.ceil(shape.seqlen_q / get(name).tile_rows(shape.headdim, e))
     return shape.batch * shape.nheads * tiles
