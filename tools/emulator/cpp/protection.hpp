@@ -1,0 +1,98 @@
+// What a kernel does past the emulator's functions: it writes wild through a plain pointer, overflows its stack, divides by
+// zero or never ends. Each becomes a signal, and each signal a report. A handler may have interrupted anything, so it
+// allocates nothing.
+#pragma once
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <ucontext.h>
+
+#include "memory.hpp"
+#include "report.hpp"
+
+namespace emulator {
+
+constexpr size_t STACK_BYTES = 256 << 10, GUARD_BYTES = 64 << 10;
+
+inline std::vector<char*> stacks;  // of the fibers, each with a guard below it that cannot be touched
+
+inline void make_stacks(int n) {
+  while (int(stacks.size()) < n) {
+    void* p = mmap(nullptr, GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED || mprotect(p, GUARD_BYTES, PROT_NONE))
+      fail("limit", format("no memory for the stacks of %d threads", n), {}, {});
+    stacks.push_back(static_cast<char*>(p) + GUARD_BYTES);
+  }
+}
+
+inline bool in_guard(const char* address) {
+  for (const char* stack : stacks)
+    if (address >= stack - GUARD_BYTES && address < stack) return true;
+  return false;
+}
+
+inline u64 program_counter(void* context) {
+#if defined(__linux__) && defined(__x86_64__)
+  return static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
+#elif defined(__linux__) && defined(__aarch64__)
+  return static_cast<ucontext_t*>(context)->uc_mcontext.pc;
+#else
+  (void)context;
+  return 0;
+#endif
+}
+
+inline void handle_signal(int number, siginfo_t* info, void* context) {
+  char what[256];
+  const char* kind = "crash";
+  const char* address = static_cast<char*>(info->si_addr);
+  if (number == SIGPROF) {
+    kind = "hang";
+    snprintf(what, sizeof what, "is still running after %g s of CPU time", settings.limit_s);
+  } else if (number == SIGFPE) {
+    snprintf(what, sizeof what, "divides an integer by zero");
+  } else if (number == SIGSEGV && in_guard(address)) {
+    kind = "stack overflow";
+    snprintf(what, sizeof what, "overflows its stack of %zu KiB", STACK_BYTES >> 10);
+  } else if (number == SIGSEGV || number == SIGBUS) {
+    kind = "out of bounds";
+    snprintf(what, sizeof what, "accesses 0x%llx, where there is nothing it may touch", (u64)address);
+    for (auto& a : arrays) {
+      const long long offset = address - a.address;
+      if (offset < -(1 << 20) || offset > (long long)a.bytes + (1 << 20)) continue;
+      const bool inside = offset >= 0 && offset < (long long)a.bytes;
+      snprintf(what, sizeof what, "%s %s at byte %lld of %llu, past the functions of ptx.cuh",
+               inside && !a.writable ? "writes the input" : "accesses", a.name.c_str(), offset, a.bytes);
+      break;
+    }
+  } else {
+    snprintf(what, sizeof what, "raises signal %d", number);
+  }
+  const Thread* t = current;
+  char text[2048];
+  const int n = snprintf(
+      text, sizeof text,
+      "{\"findings\": [{\"kind\": \"%s\", \"message\": \"thread %d %s, block (%u, %u, %u)\", \"sources\": [[\"%s\", %d]], "
+      "\"threads\": [%d], \"block\": [%u, %u, %u], \"count\": 1, \"program_counter\": %llu}], \"sites\": [], \"switches\": 0}\n",
+      kind, t ? t->id : -1, what, block_index.x, block_index.y, block_index.z, t ? t->source.file : "",
+      t ? t->source.line : 0, t ? t->id : -1, block_index.x, block_index.y, block_index.z, program_counter(context));
+  write_all(text, n);
+  _exit(0);
+}
+
+inline void install_protection() {
+  stack_t stack = {};
+  stack.ss_size = 64 << 10;
+  stack.ss_sp = malloc(stack.ss_size);
+  sigaltstack(&stack, nullptr);
+  struct sigaction action = {};
+  action.sa_sigaction = handle_signal;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  for (int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGPROF}) sigaction(number, &action, nullptr);
+  itimerval limit = {};
+  limit.it_value.tv_sec = long(settings.limit_s);
+  limit.it_value.tv_usec = long((settings.limit_s - double(limit.it_value.tv_sec)) * 1e6) + 1;
+  setitimer(ITIMER_PROF, &limit, nullptr);
+}
+
+}  // namespace emulator
