@@ -63,6 +63,13 @@ def triton_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def emulator_lacks() -> str | None:
+    """What the emulator needs and this machine has not; None: it can run."""
+    from tools.emulator.build import missing
+
+    return missing()
+
+
 def interpreting() -> bool:
     """Whether the Triton stages run in Triton's interpreter: asked for, or no GPU."""
     return os.environ.get("TRITON_INTERPRET", "") in ("1", "true", "on") or gpu_arch() is None
@@ -99,14 +106,15 @@ def _where_cuda(stage: Stage, dtype: str | None) -> Where:
     arch = gpu_arch()
     if arch is not None and arch >= stage.capability.min_arch and installed("cupy"):
         return _where_gpu(stage, dtype)
-    if installed("tools") and installed("tools.emulator"):
+    lacking = emulator_lacks()
+    if lacking is None:
         return Where("emulator", "the emulator, on the CPU")
     need = f"needs a CUDA GPU of compute capability {stage.capability.min_arch / 10} or newer"
     if arch is None:
-        return Where(None, f"{need}; no GPU was found")
+        return Where(None, f"{need}, and no GPU was found; {lacking}")
     if arch < stage.capability.min_arch:
-        return Where(None, f"{need}; this one has {arch / 10}")
-    return Where(None, "needs CuPy, which is not installed")
+        return Where(None, f"{need}, and this one has {arch / 10}; {lacking}")
+    return Where(None, f"needs CuPy, which is not installed; {lacking}")
 
 
 def _where_gpu(stage: Stage, dtype: str | None) -> Where:

@@ -6,7 +6,6 @@ Its name is a hash of everything that goes into it: source, headers, compiler, o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import os
@@ -98,6 +97,8 @@ def _key(*parts: str | bytes) -> str:
 @contextlib.contextmanager
 def _lock(path: Path):
     """One process at a time: the others wait, and find the result."""
+    import fcntl  # POSIX only, and `missing` has to answer elsewhere too
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
