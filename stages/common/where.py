@@ -6,7 +6,8 @@
 | triton  | GPU, compiled          | host, Triton's interpreter      |
 | cuda    | GPU, compiled by NVRTC | host, the emulator              |
 
-TRITON_INTERPRET=1 in the environment sends the Triton stages to the interpreter on a GPU machine too.
+On a GPU machine, too, TRITON_INTERPRET=1 in the environment sends the Triton stages to the interpreter, and
+CUDA_EMULATE=1 the CUDA stages to the emulator.
 """
 
 from __future__ import annotations
@@ -103,10 +104,10 @@ def _where_triton(stage: Stage, dtype: str | None) -> Where:
 
 
 def _where_cuda(stage: Stage, dtype: str | None) -> Where:
-    arch = gpu_arch()
-    if arch is not None and arch >= stage.capability.min_arch and installed("cupy"):
+    arch, lacking = gpu_arch(), emulator_lacks()
+    wanted = os.environ.get("CUDA_EMULATE", "") in ("1", "true", "on") and lacking is None
+    if not wanted and arch is not None and arch >= stage.capability.min_arch and installed("cupy"):
         return _where_gpu(stage, dtype)
-    lacking = emulator_lacks()
     if lacking is None:
         return Where("emulator", "the emulator, on the CPU")
     need = f"needs a CUDA GPU of compute capability {stage.capability.min_arch / 10} or newer"

@@ -12,7 +12,7 @@ text names lines and threads. The kernel runs in a process of its own: whatever 
 """
 
 from tools.emulator.build import CompileError, missing
-from tools.emulator.launch import Array, Struct, launch
+from tools.emulator.process import Array, Struct, launch
 from tools.emulator.report import Finding, KernelError, Report, Site
 from tools.emulator.session import SCHEDULES, Session, Settings, emulate
 

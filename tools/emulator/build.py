@@ -75,7 +75,7 @@ def options(command: tuple[str, ...]) -> list[str]:
     if "clang" not in _version(command).lower():
         found.append("-fno-extern-tls-init")  # or every use of shared memory asks whether it has been constructed
     if platform.system() == "Linux":
-        found.append("-no-pie")  # program counters are then the same in every run: launch.py looks up their lines
+        found.append("-no-pie")  # program counters are then the same in every run: process.py looks up their lines
     return found
 
 

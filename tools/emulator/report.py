@@ -79,7 +79,8 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str, *, kernel: str, seconds: float, line_of) -> Report:
-        """Read what the worker wrote. line_of(program counter): the line of kernel.cu there, or None."""
+        """Read what the worker wrote. line_of(program counters): the first line of
+        kernel.cu at one of them, or None."""
         data = json.loads(text)
         sites = [Site(file=s["source"][0], line=s["source"][1], **_without(s, "source")) for s in data["sites"]]
         sites.sort(key=lambda site: (site.file, site.line, site.op))
@@ -94,8 +95,8 @@ def _without(record: dict, name: str) -> dict:
 def _finding(f: dict, line_of) -> Finding:
     lines = [line for _, line in f["sources"] if line]
     message = f["message"]
-    if "program_counter" in f:  # a signal: the program counter knows better than the last instruction seen
-        line = line_of(f["program_counter"])
+    if "program_counters" in f:  # a signal: they know better than the last instruction seen
+        line = line_of(f["program_counters"])
         if line is not None:
             lines, message = [line], f"kernel.cu:{line}: {message}"
         elif lines:

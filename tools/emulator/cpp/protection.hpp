@@ -42,7 +42,24 @@ inline u64 program_counter(void* context) {
 #endif
 }
 
+// A hang is sampled for a while: one program counter may be anywhere, one of many is in the loop.
+constexpr int SAMPLES = 100;
+inline u64 samples[SAMPLES];
+inline int sampled = 0;
+
+inline void set_timer(double seconds) {
+  itimerval timer = {};
+  timer.it_value.tv_sec = long(seconds);
+  timer.it_value.tv_usec = long((seconds - double(timer.it_value.tv_sec)) * 1e6) + 1;
+  setitimer(ITIMER_PROF, &timer, nullptr);
+}
+
 inline void handle_signal(int number, siginfo_t* info, void* context) {
+  samples[sampled++] = program_counter(context);
+  if (number == SIGPROF && sampled < SAMPLES) {
+    set_timer(1e-3);
+    return;
+  }
   char what[256];
   const char* kind = "crash";
   const char* address = static_cast<char*>(info->si_addr);
@@ -69,13 +86,15 @@ inline void handle_signal(int number, siginfo_t* info, void* context) {
     snprintf(what, sizeof what, "raises signal %d", number);
   }
   const Thread* t = current;
-  char text[2048];
-  const int n = snprintf(
+  char text[8192];
+  int n = snprintf(
       text, sizeof text,
       "{\"findings\": [{\"kind\": \"%s\", \"message\": \"thread %d %s, block (%u, %u, %u)\", \"sources\": [[\"%s\", %d]], "
-      "\"threads\": [%d], \"block\": [%u, %u, %u], \"count\": 1, \"program_counter\": %llu}], \"sites\": [], \"switches\": 0}\n",
+      "\"threads\": [%d], \"block\": [%u, %u, %u], \"count\": 1, \"program_counters\": [",
       kind, t ? t->id : -1, what, block_index.x, block_index.y, block_index.z, t ? t->source.file : "",
-      t ? t->source.line : 0, t ? t->id : -1, block_index.x, block_index.y, block_index.z, program_counter(context));
+      t ? t->source.line : 0, t ? t->id : -1, block_index.x, block_index.y, block_index.z);
+  for (int i = 0; i < sampled; i++) n += snprintf(text + n, sizeof text - n, i ? ", %llu" : "%llu", samples[i]);
+  n += snprintf(text + n, sizeof text - n, "]}], \"sites\": [], \"switches\": 0}\n");
   write_all(text, n);
   _exit(0);
 }
@@ -89,10 +108,7 @@ inline void install_protection() {
   action.sa_sigaction = handle_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   for (int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGPROF}) sigaction(number, &action, nullptr);
-  itimerval limit = {};
-  limit.it_value.tv_sec = long(settings.limit_s);
-  limit.it_value.tv_usec = long((settings.limit_s - double(limit.it_value.tv_sec)) * 1e6) + 1;
-  setitimer(ITIMER_PROF, &limit, nullptr);
+  set_timer(settings.limit_s);
 }
 
 }  // namespace emulator

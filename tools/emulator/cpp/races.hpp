@@ -89,9 +89,9 @@ inline void report_once(const char* kind, Source first, Source second, const std
 inline void race(const char* access, const char* earlier, Source source, u32 word, int other) {
   const bool in_flight = !strcmp(earlier, "cp.async");
   const std::string what =
-      in_flight ? format("%s: %s by thread %d of what cp.async (%s) of thread %d may still be writing: no cp.async_wait of "
-                         "its own in between",
-                         name(current->source).c_str(), access, current->id, name(source).c_str(), other)
+      in_flight ? format("%s: %s by thread %d of what cp.async (%s) of thread %d may still be writing: thread %d has not waited "
+                         "for it",
+                         name(current->source).c_str(), access, current->id, name(source).c_str(), other, other)
                 : format("%s: %s by thread %d is not ordered after the %s (%s) by thread %d: no barrier in between",
                          name(current->source).c_str(), access, current->id, earlier, name(source).c_str(), other);
   report_once("race", current->source, source, what + format("; shared memory, byte %u", word * 4), {current->id, other});

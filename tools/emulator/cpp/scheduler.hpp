@@ -56,6 +56,11 @@ inline int next_warp(int warp) {
   return -1;
 }
 
+// For the first thread of a block: what next_warp is to think has run before.
+inline int first_warp() {
+  return settings.schedule == Schedule::reverse || settings.schedule == Schedule::interleave ? warp_count - 1 : 0;
+}
+
 inline int next_lane(const Warp& warp) {
   if (settings.schedule == Schedule::random) {
     u32 left = warp.ready;
@@ -73,7 +78,7 @@ inline int next_lane(const Warp& warp) {
 // Go on with a thread that can run. Returns when the caller's turn comes again.
 inline void run_next() {
   Thread* const before = current;
-  const int w = next_warp(before ? before->warp : settings.schedule == Schedule::reverse ? 0 : warp_count - 1);
+  const int w = next_warp(before ? before->warp : first_warp());
   if (w < 0) fail_deadlock();
   Warp& warp = warps[w];
   warp.last = next_lane(warp);

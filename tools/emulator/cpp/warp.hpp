@@ -68,7 +68,8 @@ u32 shuffle(Shuffle mode, u32 mask, u32 value, int operand, int width, Source so
       const bool outside = mode == Shuffle::up ? from < first : from >= end;
       if (outside) from = lane;
       if (!(mask >> from & 1))
-        fail("divergence", format("%s: lane %d shuffles from lane %d, which is not in the mask 0x%08x", name(source).c_str(), lane, from, mask),
+        fail("divergence", format("%s: thread %d shuffles from lane %d, which is not in the mask 0x%08x",
+                                  name(source).c_str(), current->warp * 32 + lane, from, mask),
              {source}, {current->warp * 32 + lane});
       o.out = static_cast<ShuffleOperand*>(warp.operand[from])->in;
     }

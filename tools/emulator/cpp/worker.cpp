@@ -27,7 +27,10 @@ Index block_index, block_size, grid_size;
 static std::vector<std::vector<char>> parameters;
 static std::vector<void*> parameter_addresses;
 
-[[noreturn]] static void refuse(const std::string& message) { fail("launch", message, {}, {}); }
+[[noreturn]] static void refuse(const std::string& message) {
+  findings.push_back({"launch", message, {}, {}, {}});
+  end_launch();
+}
 
 // The array's pages of the file, between two guards. Inputs cannot be written.
 static Array map_array(const std::string& name, int file, u64 file_offset, u64 skip, u64 bytes, bool writable) {

@@ -107,7 +107,7 @@ def launch(
             text += piece
     if text:
         report = Report.from_json(
-            text.decode(), kernel=kernel, seconds=seconds, line_of=lambda counter: _line_of(program, counter)
+            text.decode(), kernel=kernel, seconds=seconds, line_of=lambda counters: _line_of(program, counters)
         )
     else:
         finding = Finding("crash", f"{ended}. {stderr}".strip(), (), (), (0, 0, 0), 1)
@@ -138,7 +138,9 @@ def _packed(parameter) -> tuple[bytes, Mapping[int, Array]]:
         return bytes(8), {0: parameter}
     if isinstance(parameter, Struct):
         return parameter.packed, parameter.pointers
-    if isinstance(parameter, (np.generic, ctypes._SimpleCData)):
+    if isinstance(parameter, np.generic):
+        return parameter.tobytes(), {}
+    if isinstance(parameter, ctypes._SimpleCData):
         return bytes(parameter), {}
     raise TypeError(f"a kernel parameter is {parameter!r}; accepted: Array, Struct, a NumPy or ctypes scalar")
 
@@ -193,11 +195,15 @@ def _run(program: Path, memory: int, report: int, request: str, limit_s: float) 
     return f"the kernel's process ended with {how} and no report", run.stderr.decode(errors="replace")[-2000:]
 
 
-def _line_of(program: Path, counter: int) -> int | None:
-    """The line of kernel.cu at a program counter; None where it is elsewhere or binutils' addr2line is not there."""
+def _line_of(program: Path, counters: list[int]) -> int | None:
+    """The first line of kernel.cu that is at one of the program counters; None: all are elsewhere, or there is no
+    addr2line (of binutils) to ask."""
     tool = shutil.which("addr2line")
-    if not tool or not counter:
+    if not tool:
         return None
-    run = subprocess.run([tool, "-e", str(program), hex(counter)], capture_output=True, text=True, check=False)
-    file, _, line = run.stdout.strip().partition(" ")[0].rpartition(":")
-    return int(line) if Path(file).name == "kernel.cu" and line.isdigit() else None
+    command = [tool, "-e", str(program), *map(hex, counters)]
+    for answer in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
+        file, _, line = answer.partition(" ")[0].rpartition(":")
+        if Path(file).name == "kernel.cu" and line.isdigit():
+            return int(line)
+    return None
