@@ -155,7 +155,9 @@ def test_pack(dtype, name):
 
 
 def test_ex2():
-    x = np.array([0, 1, -1, 0.5, 10, -20.25, 127.5, 200, -125.9, -126.1, -150, -np.inf, np.inf, np.nan, 1e-40], np.float32)
+    x = np.array(
+        [0, 1, -1, 0.5, 10, -20.25, 127.5, 200, -125.9, -126.1, -150, -np.inf, np.inf, np.nan, 1e-40], np.float32
+    )
     y = np.zeros_like(x)
     run("  if (lane < 15) y[lane] = ex2(x[lane]);", x=x, y=y)
     with np.errstate(over="ignore"):
@@ -225,8 +227,9 @@ def test_cp_async_copies_or_fills_with_zeros():
     x = np.arange(32 * 4, dtype=np.uint32)
     out = np.full((32, 4), 7, np.uint32)
     run(
-        "  cp_async_chunk(base + lane * 16, x + lane * 4, lane % 3 != 0);\n  cp_async_commit();\n  cp_async_wait<0>();\n"
-        "  const Chunk c = ld_shared_chunk(base + lane * 16);\n  st_global_chunk(out + lane * 4, c);",
+        "  cp_async_chunk(base + lane * 16, x + lane * 4, lane % 3 != 0);\n"
+        "  cp_async_commit();\n  cp_async_wait<0>();\n  const Chunk c = ld_shared_chunk(base + lane * 16);\n"
+        "  st_global_chunk(out + lane * 4, c);",
         shared_bytes=512,
         x=x,
         out=out,
@@ -246,7 +249,7 @@ def test_cp_async_does_not_read_what_it_fills():
 
 @pytest.mark.parametrize("asynchronous", ("late", "early"))
 def test_cp_async_groups(asynchronous):
-    """wait_group N leaves the N youngest groups under way: late, their destination is as it was; early, it is filled."""
+    """wait_group N leaves the N youngest groups under way: late, their place is as it was; early, it is filled."""
     x = np.arange(1, 13, dtype=np.uint32)
     out = np.zeros((3, 3), np.uint32)
     with emulate(asynchronous=asynchronous, raises=False):
@@ -268,7 +271,8 @@ def test_shared_memory_starts_as_nan_in_every_block():
     out = np.zeros((3, 4), np.float32)
     with emulate(raises=False) as session:
         run(
-            "  if (lane) return;\n  const Chunk c = ld_shared_chunk(base);\n  st_global_chunk(out + blockIdx.x * 4, c);\n"
+            "  if (lane) return;\n  const Chunk c = ld_shared_chunk(base);\n"
+            "  st_global_chunk(out + blockIdx.x * 4, c);\n"
             "  st_shared(base, 0);",
             grid=(3,),
             shared_bytes=16,
@@ -284,7 +288,8 @@ def test_named_barriers():
     out = np.zeros(128, np.uint32)
     body = (
         "  const int warp = threadIdx.x / 32;\n  Chunk c = {};\n"
-        "  if (warp == 0) {\n    for (int i = 0; i < 4; i++) st_shared(base + lane * 16 + 4 * i, lane);\n    ARRIVE;\n  }\n"
+        "  if (warp == 0) {\n    for (int i = 0; i < 4; i++) st_shared(base + lane * 16 + 4 * i, lane);\n"
+        "    ARRIVE;\n  }\n"
         "  if (warp == 1) {\n    bar_sync(3, 64);\n    c = ld_shared_chunk(base + (31 - lane) * 16);\n  }\n"
         "  if (warp >= 2) bar_sync(4, 64);\n  out[threadIdx.x] = c.x;"
     )
@@ -373,7 +378,8 @@ def test_sectors(access, sectors, ideal):
 def test_lanes_that_skip_do_not_mix_up_the_rest():
     """Half of the lanes skip the first store; the loads after the next meeting of the warp are whole again."""
     report = run(
-        "  for (int i = 0; i < 2; i++) {\n    if (lane % 2 || i) st_shared(base + lane * 4, 1);\n    __syncwarp();\n  }",
+        "  for (int i = 0; i < 2; i++) {\n    if (lane % 2 || i) st_shared(base + lane * 4, 1);\n"
+        "    __syncwarp();\n  }",
         shared_bytes=128,
     )
     (site,) = (s for s in report.sites if s.op == "st.shared")
@@ -454,8 +460,8 @@ def test_the_cache(empty_cache, monkeypatch):
         build.executable.cache_clear()  # as in another process
         build._worker.cache_clear()
         before = len([c for c in commands if "-o" in c])
-        yield_path = build.executable(SOURCE, "::kernel")
-        assert yield_path.is_file()
+        path = build.executable(SOURCE, "::kernel")
+        assert path.is_file()
         return len([c for c in commands if "-o" in c]) - before
 
     monkeypatch.setattr(build.subprocess, "run", counting)

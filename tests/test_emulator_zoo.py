@@ -27,12 +27,15 @@ WAYS = [(asynchronous, schedule) for asynchronous in ("late", "early") for sched
 @dataclass(frozen=True)
 class Bug:
     """replace: (old, new) pairs, each old once in the source; kind: of the finding; line: text that is on the line to
-    blame; ways: the (asynchronous, schedule) in which it has to be caught."""
+    blame, or with `until` on the first and the last of the lines one of which it is; says: a pattern in the message;
+    ways: the (asynchronous, schedule) in which it has to be caught.
+    """
 
     name: str
     replace: tuple[tuple[str, str], ...]
     kind: str
     line: str
+    until: str = ""
     says: str = ""
     ways: tuple[tuple[str, str], ...] = tuple(WAYS)
     kernel: str = "one_barrier"
@@ -46,6 +49,8 @@ class Bug:
     def is_caught(self, source: str, error: KernelError) -> None:
         """The diagnosis has the right kind, and names the right line."""
         lines = [i for i, text in enumerate(source.splitlines(), 1) if self.line in text]
+        if self.until:
+            lines = range(lines[0], 1 + max(i for i, text in enumerate(source.splitlines(), 1) if self.until in text))
         assert lines, f"{self.name}: {self.line!r} is on no line"
         found = [f for f in error.findings if f.kind == self.kind and set(f.lines) & set(lines)]
         assert found, f"{self.name}: expected {self.kind} at line {lines}; found {error}"
@@ -80,44 +85,42 @@ def test_right_pipelines_are_clean(kernel, asynchronous, schedule):
     assert sums.astype(np.float64).sum() == pytest.approx(total, rel=1e-5)
 
 
-WAIT_1 = "    cp_async_wait<1>();\n"
+WAIT_0, WAIT_1, BARRIER = "    cp_async_wait<0>();\n", "    cp_async_wait<1>();\n", "    __syncthreads();\n"
+LOAD_NEXT = "load_tile(buffers + (t + 1) % 2 * TILE_BYTES, X + (t + 1) * ROWS * COLUMNS);\n"
+IF_NEXT = "    if (t + 1 < tiles) " + LOAD_NEXT
+COMMIT = "    cp_async_commit();\n"
+ADD = "    add_tile(sum, buffers + t % 2 * TILE_BYTES);\n"
+ADD_UP = "    for (int i = 0; i < 4; i++) sum += r[i];\n"
 READ = "ldmatrix_x4(r, tile"
 COPY = "cp_async_chunk(tile + i * 16"
+OVERTAKES = r"cp\.async.*not ordered after the read"
 PIPELINE_BUGS = (
-    bug("no wait", ("    cp_async_wait<0>();\n", ""), line=READ, says="has not waited"),
-    bug("no barrier", ("    cp_async_wait<0>();\n    __syncthreads();\n", "    cp_async_wait<0>();\n"), line=READ),
-    bug("barrier before the wait", ("    cp_async_wait<0>();\n    __syncthreads();\n",
-        "    __syncthreads();\n    cp_async_wait<0>();\n"), line=READ),
-    bug("waits for too few groups", ("    cp_async_wait<0>();\n", WAIT_1), line=READ, says="has not waited"),
-    bug("no commit", ("(t + 1) * ROWS * COLUMNS);\n    cp_async_commit();\n    add_tile(sum, buffers + t % 2 * TILE_BYTES);\n  }",
-        "(t + 1) * ROWS * COLUMNS);\n    add_tile(sum, buffers + t % 2 * TILE_BYTES);\n  }"),
-        line=READ, says="has not waited"),
-    bug("one buffer for two tiles", ("    if (t + 1 < tiles) load_tile(buffers + (t + 1) % 2 * TILE_BYTES, X + (t + 1) * ROWS * COLUMNS);\n"
-        "    cp_async_commit();\n    add_tile(sum, buffers + t % 2 * TILE_BYTES);",
-        "    if (t + 1 < tiles) load_tile(buffers, X + (t + 1) * ROWS * COLUMNS);\n"
-        "    cp_async_commit();\n    add_tile(sum, buffers);"), line=READ),
-    bug("buffer given back before the barrier", ("    cp_async_wait<0>();\n    __syncthreads();\n"
-        "    if (t + 1 < tiles) load_tile(buffers + (t + 1) % 2 * TILE_BYTES, X + (t + 1) * ROWS * COLUMNS);\n",
-        "    cp_async_wait<0>();\n"
-        "    if (t + 1 < tiles) load_tile(buffers + (t + 1) % 2 * TILE_BYTES, X + (t + 1) * ROWS * COLUMNS);\n"
-        "    __syncthreads();\n"), line=COPY, says=r"cp\.async.*not ordered after the read"),
+    bug("no wait", (WAIT_0, ""), line=READ, says="has not waited"),
+    bug("no barrier", (WAIT_0 + BARRIER, WAIT_0), line=READ),
+    bug("barrier before the wait", (WAIT_0 + BARRIER, BARRIER + WAIT_0), line=READ),
+    bug("waits for too few groups", (WAIT_0, WAIT_1), line=READ, says="has not waited"),
+    bug("no commit", (COMMIT + ADD + "  }", ADD + "  }"), line=READ, says="has not waited"),
+    bug("one buffer for two tiles", (IF_NEXT + COMMIT + ADD,
+        IF_NEXT.replace("(t + 1) % 2", "0") + COMMIT + ADD.replace("t % 2", "0")), line=READ),
+    bug("buffer given back before the barrier", (BARRIER + IF_NEXT, IF_NEXT + BARRIER), line=COPY, says=OVERTAKES),
     bug("no barrier before refilling", ("    __syncthreads();  // its buffer is free\n", ""), line=COPY,
-        says=r"cp\.async.*not ordered after the read", kernel="two_barriers"),
+        says=OVERTAKES, kernel="two_barriers"),
     bug("a wait that leaves this tile under way", (WAIT_1, "    cp_async_wait<2>();\n"), line=READ,
         says="has not waited", kernel="two_barriers"),
-    bug("only one warp waits at the barrier", ("    cp_async_wait<0>();\n    __syncthreads();\n",
-        "    cp_async_wait<0>();\n    if (threadIdx.x < 32) __syncthreads();\n"), kind="deadlock",
-        line="if (threadIdx.x < 32) __syncthreads();", says="threads 0-31 wait at __syncthreads.*threads 32-63 have returned"),
-    bug("source of a copy off by one element", ("X + i * 8, true)", "X + i * 8 + 1, true)"), kind="misaligned", line=COPY),
-    bug("one tile too many", ("if (t + 1 < tiles) load_tile(buffers + (t + 1) % 2 * TILE_BYTES, X + (t + 1) * ROWS * COLUMNS);\n"
-        "    cp_async_commit();\n    add_tile", "load_tile(buffers + (t + 1) % 2 * TILE_BYTES, X + (t + 1) * ROWS * COLUMNS);\n"
-        "    cp_async_commit();\n    add_tile"), kind="out of bounds", line=COPY, says="X at byte 4[0-9]+ of 40960"),
-    bug("three buffers in the room of two", ("load_tile(buffers + (t + 1) % 2 * TILE_BYTES, X + (t + 1) * ROWS * COLUMNS);\n"
-        "    cp_async_commit();\n    add_tile", "load_tile(buffers + (t + 1) % 3 * TILE_BYTES, X + (t + 1) * ROWS * COLUMNS);\n"
-        "    cp_async_commit();\n    add_tile"), kind="out of bounds", line=COPY, says="the block has 16384 bytes"),
-    bug("rows that nobody loads", ("i < ROWS * COLUMNS / 8; i", "i < ROWS * COLUMNS / 8 - 8; i"), kind="uninitialised", line=READ),
-    bug("half a warp in ldmatrix", ("    for (int i = 0; i < 4; i++) sum += r[i];", "    for (int i = 0; i < 4; i++) sum += r[i];\n"
-        "    if (lane < 16) ldmatrix_x4_trans(r, tile);  // half"), kind="divergence", line="// half"),
+    bug("only one warp comes to the barrier",
+        (WAIT_0 + BARRIER, WAIT_0 + "    if (threadIdx.x < 32) __syncthreads();\n"),
+        kind="deadlock", line="if (threadIdx.x < 32) __syncthreads();",
+        says="threads 0-31 wait at __syncthreads.*threads 32-63 have returned"),
+    bug("source of a copy off by one element", ("X + i * 8, true)", "X + i * 8 + 1, true)"), kind="misaligned",
+        line=COPY),
+    bug("one tile too many", (IF_NEXT + COMMIT + ADD, LOAD_NEXT + COMMIT + ADD), kind="out of bounds", line=COPY,
+        says="X at byte 4[0-9]+ of 40960"),
+    bug("three buffers in the room of two", (IF_NEXT + COMMIT + ADD, IF_NEXT.replace("% 2", "% 3") + COMMIT + ADD),
+        kind="out of bounds", line=COPY, says="the block has 16384 bytes"),
+    bug("rows that nobody loads", ("i < ROWS * COLUMNS / 8; i", "i < ROWS * COLUMNS / 8 - 8; i"), kind="uninitialised",
+        line=READ),
+    bug("half a warp in ldmatrix", (ADD_UP, ADD_UP + "    if (lane < 16) ldmatrix_x4_trans(r, tile);  // half\n"),
+        kind="divergence", line="// half"),
 )  # fmt: skip
 
 
@@ -135,6 +138,7 @@ def test_pipeline_bug(planted):
 WAIT = "    cp_async_commit();\n    cp_async_wait<0>();\n"
 K_THERE = "    __syncthreads();  // K is there for all; and all are done with the last tile's V\n"
 V_THERE = "    __syncthreads();  // V is there for all; and all are done with this tile's K\n"
+END = "  // O / l, by way of"
 K_READ, V_READ, K_COPY = "ldmatrix_x4(K_frag", "ldmatrix_x4_trans(V_frag", "cp_async_chunk(tile + tile_offset"
 STAGE_BUGS = (
     bug("K without a wait", (WAIT + K_THERE, "    cp_async_commit();\n" + K_THERE), line=K_READ),
@@ -150,12 +154,12 @@ STAGE_BUGS = (
         says="wait for it in shfl"),
     bug("barrier in a warp's branch", (K_THERE, "    if (warp < 3) __syncthreads();\n"), kind="deadlock",
         line="// V is there", says="threads 0-95 wait at __syncthreads"),
-    bug("lanes that leave early", ("  __syncwarp();  // every lane has read them\n", "  if (row[0] >= p.seqlen_q) return;\n"
-        "  __syncwarp();  // every lane has read them\n"), kind="deadlock", line="// every lane has read them"),
+    bug("lanes that leave early", ("  __syncwarp();  // every lane", "  if (row[0] >= p.seqlen_q) return;\n"
+        "  __syncwarp();  // every lane"), kind="deadlock", line="// every lane"),
     bug("V read a row too far", ("tile_offset<d>(k * 16 + lane % 16, 2 * n + lane / 16)",
         "tile_offset<d>(k * 16 + lane % 16 + 1, 2 * n + lane / 16)"), kind="out of bounds", line=V_READ),
-    bug("rows past the end are read", ("first_row + row < seqlen;", "first_row + row < seqlen + 1;"), kind="out of bounds",
-        line=K_COPY, says="(q|k) at byte"),
+    bug("rows past the end are read", ("first_row + row < seqlen;", "first_row + row < seqlen + 1;"),
+        kind="out of bounds", line=K_COPY, says="(q|k) at byte"),
     bug("O past the end", ("if (out_row < p.seqlen_q)", "if (out_row <= p.seqlen_q)"), kind="out of bounds",
         line="st_global_chunk(O", says="out at byte"),
     bug("L of every head in one place", ("((long long)batch * p.nheads + head) * p.seqlen_q;", "0;"),
@@ -166,10 +170,11 @@ STAGE_BUGS = (
         line="ldmatrix_x4(Q_frag"),
     bug("tile rows of odd length", ("return (row * d + chunk * 8) * sizeof(u16);",
         "return (row * (d + 1) + chunk * 8) * sizeof(u16);"), kind="misaligned", line=K_COPY),
-    bug("a loop that does not advance", ("first_key += Bc)", "first_key += 0 * Bc)"), kind="hang", line=" "),
-    bug("a plain store to an input", ("  // O / l, by way of", "  if (threadIdx.x == 77) const_cast<u16*>(Q)[0] = 0;\n  // O / l, by way of"),
+    bug("a loop that does not advance", ("first_key += Bc)", "first_key += 0 * Bc)"), kind="hang",
+        line="DEVICE void load_tile", until="mma_m16n8k16<T>(O_acc[2 * n + 1]"),
+    bug("a plain store to an input", (END, "  if (threadIdx.x == 77) const_cast<u16*>(Q)[0] = 0;\n" + END),
         kind="out of bounds", line="if (threadIdx.x == 77)", says="thread 77 writes the input q"),
-    bug("a plain load from nowhere", ("  // O / l, by way of", "  if (threadIdx.x == 5) m[0] += K[1ll << 50];\n  // O / l, by way of"),
+    bug("a plain load from nowhere", (END, "  if (threadIdx.x == 5) m[0] += K[1ll << 50];\n" + END),
         kind="out of bounds", line="if (threadIdx.x == 5)", says="thread 5"),
 )  # fmt: skip
 
@@ -215,7 +220,8 @@ def run_small(body: str, helpers: str = "", limit_s: float = 60, **more):
 SMALL_BUGS = (
     ("hang", "  while (zero == 0) asm volatile(\"\");  // here", ""),
     ("hang", "  while (zero == 0) ex2(x[threadIdx.x]);  // here", ""),
-    ("stack overflow", "  x[0] = deep(x, 1 << 30);", "DEVICE float deep(float* x, int n) {\n  volatile float y[256] = {x[n % 64]};  // here\n"
+    ("stack overflow", "  x[0] = deep(x, 1 << 30);", "DEVICE float deep(float* x, int n) {  // here\n"
+     "  volatile float y[256] = {x[n % 64]};  // here\n"
      "  if (n) y[n % 256] += deep(x, n - 1);  // here\n  return y[n % 7];  // here\n}  // here"),
     ("crash", "  x[0] = float(1000 / zero);  // here", ""),
     ("out of bounds", "  *reinterpret_cast<volatile int*>(8) = 1;  // here", ""),
@@ -246,5 +252,7 @@ def test_small_bug(kind, body, helpers):
 
 
 def test_the_worker_killed_from_outside():
-    _, error = run_small("  asm volatile(\"\");  kill_me();", "extern \"C\" int raise(int);\ninline void kill_me() { raise(9); }")
+    _, error = run_small(
+        '  asm volatile("");  kill_me();', 'extern "C" int raise(int);\ninline void kill_me() { raise(9); }'
+    )
     assert error.findings[0].kind == "crash" and "signal 9" in str(error)

@@ -1,4 +1,5 @@
-"""Runs the CUDA stages' kernels on the CPU, instruction by instruction, and says what a profiler and a race detector would.
+"""Runs the CUDA stages' kernels on the CPU, instruction by instruction, and says what a profiler and a race detector
+would.
 
 `stages.common.cuda.launch` comes here where there is no GPU, so a stage is called as ever; `emulate` chooses how its
 launches run, and keeps their reports:

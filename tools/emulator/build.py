@@ -20,7 +20,7 @@ CPP = Path(__file__).resolve().parent / "cpp"
 ROOT = CPP.parent.parent.parent
 COMMON = ROOT / "stages" / "common"
 
-STANDARD = ("-std=c++17", "-g1", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function")
+STANDARD = ("-std=c++17", "-g1", "-fno-omit-frame-pointer", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function")
 KERNEL_OPTIONS = ("-O2",)
 WORKER_OPTIONS = ("-O3",)
 KEEP = 2000  # executables in the cache; the ones not used for longest go first
@@ -105,27 +105,22 @@ def _lock(path: Path):
         yield
 
 
-def _build(target: Path, arguments: list[str], source: str | None = None) -> Path:
-    """Run the compiler with `arguments` and put its output at `target`, whole or not at all."""
+def _build(target: Path, arguments: list[str], source: str = "") -> Path:
+    """Run the compiler with `arguments`, `source` being in kernel.cu, and put its output at `target`, whole or not at
+    all."""
     if target.exists():
         os.utime(target)
         return target
     with _lock(target.parent / "locks" / target.name):
         if target.exists():
             return target
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".building-")
-        os.close(handle)
-        try:
-            command = compiler()
-            run = subprocess.run(
-                [*command, *arguments, "-o", temporary], input=source, capture_output=True, text=True, check=False
-            )
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
+            command = [*compiler(), *arguments, "-o", "built"]
+            (Path(folder) / "kernel.cu").write_text(source, encoding="utf-8")
+            run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
             if run.returncode:
-                raise CompileError(f"{shlex.join(command)} refused the kernel:\n{run.stderr.strip()}")
-            os.replace(temporary, target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+                raise CompileError(f"{shlex.join(compiler())} refused the kernel:\n{run.stderr.strip()}")
+            os.replace(Path(folder) / "built", target)
         _prune(target.parent)
     return target
 
@@ -160,10 +155,10 @@ def executable(source: str, kernel: str, defines: tuple[str, ...] = ()) -> Path:
     if why_not:
         raise CompileError(why_not)
     command = compiler()
-    unit = f'#line 1 "kernel.cu"\n{source}\n#line 1 "entry"\nEMULATOR_KERNEL({kernel})\n'
+    unit = f"{source}\nEMULATOR_KERNEL({kernel})\n"
     worker = _worker(defines)
     arguments = [*options(command), *KERNEL_OPTIONS, *defines]
     headers = _contents(COMMON, ("*.cuh",)) + _contents(CPP, ("emulator.hpp",))
     key = _key("kernel", worker.name, _version(command), _cpu(), repr(arguments), headers, unit)
     includes = [f"-I{COMMON}", f"-I{CPP}"]
-    return _build(cache_dir() / key, [*arguments, *includes, "-x", "c++", "-", "-x", "none", str(worker)], source=unit)
+    return _build(cache_dir() / key, [*arguments, *includes, "-x", "c++", "kernel.cu", "-x", "none", str(worker)], unit)

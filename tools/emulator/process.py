@@ -1,4 +1,4 @@
-"""One launch: the arguments' memory is shared with a process that carries it out, which can crash or hang as it likes."""
+"""One launch: the arguments' memory is shared with a process that carries it out, and that may crash or hang."""
 
 from __future__ import annotations
 

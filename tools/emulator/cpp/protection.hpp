@@ -31,21 +31,34 @@ inline bool in_guard(const char* address) {
   return false;
 }
 
-inline u64 program_counter(void* context) {
+// Where the interrupted thread is, and where its callers are: to be turned into lines by the caller of this process. The
+// chain of frame pointers may lead astray in libraries that have none, so it is followed on the thread's own stack only.
+// A hang is sampled for a while: one sample may be anywhere, one of many is in the loop.
+constexpr int SAMPLES = 50, FRAMES = 6;
+inline u64 program_counters[SAMPLES * FRAMES];
+inline int sampled = 0, counters_seen = 0;
+
+inline void sample(void* context) {
+  u64 counter = 0, frame = 0;
 #if defined(__linux__) && defined(__x86_64__)
-  return static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
+  const auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+  counter = registers[REG_RIP], frame = registers[REG_RBP];
 #elif defined(__linux__) && defined(__aarch64__)
-  return static_cast<ucontext_t*>(context)->uc_mcontext.pc;
+  const auto& machine = static_cast<ucontext_t*>(context)->uc_mcontext;
+  counter = machine.pc, frame = machine.regs[29];
 #else
   (void)context;
-  return 0;
 #endif
+  sampled++;
+  program_counters[counters_seen++] = counter;
+  if (!current) return;
+  const u64 stack = reinterpret_cast<u64>(stacks[current->id]);
+  for (int depth = 1; depth < FRAMES && frame % 8 == 0 && frame >= stack && frame + 16 <= stack + STACK_BYTES; depth++) {
+    const u64* const saved = reinterpret_cast<u64*>(frame);  // [0] the caller's frame, [1] the address after the call
+    program_counters[counters_seen++] = saved[1] - 1;
+    frame = saved[0];
+  }
 }
-
-// A hang is sampled for a while: one program counter may be anywhere, one of many is in the loop.
-constexpr int SAMPLES = 100;
-inline u64 samples[SAMPLES];
-inline int sampled = 0;
 
 inline void set_timer(double seconds) {
   itimerval timer = {};
@@ -55,7 +68,7 @@ inline void set_timer(double seconds) {
 }
 
 inline void handle_signal(int number, siginfo_t* info, void* context) {
-  samples[sampled++] = program_counter(context);
+  sample(context);
   if (number == SIGPROF && sampled < SAMPLES) {
     set_timer(1e-3);
     return;
@@ -93,7 +106,8 @@ inline void handle_signal(int number, siginfo_t* info, void* context) {
       "\"threads\": [%d], \"block\": [%u, %u, %u], \"count\": 1, \"program_counters\": [",
       kind, t ? t->id : -1, what, block_index.x, block_index.y, block_index.z, t ? t->source.file : "",
       t ? t->source.line : 0, t ? t->id : -1, block_index.x, block_index.y, block_index.z);
-  for (int i = 0; i < sampled; i++) n += snprintf(text + n, sizeof text - n, i ? ", %llu" : "%llu", samples[i]);
+  for (int i = 0; i < counters_seen; i++)
+    n += snprintf(text + n, sizeof text - n, i ? ", %llu" : "%llu", program_counters[i]);
   n += snprintf(text + n, sizeof text - n, "]}], \"sites\": [], \"switches\": 0}\n");
   write_all(text, n);
   _exit(0);
