@@ -256,3 +256,18 @@ def test_the_worker_killed_from_outside():
         '  asm volatile("");  kill_me();', 'extern "C" int raise(int);\ninline void kill_me() { raise(9); }'
     )
     assert error.findings[0].kind == "crash" and "signal 9" in str(error)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_no_lane_overtakes_its_warps_ldmatrix(schedule):
+    """ldmatrix reads for the whole warp at once, so any lane may overwrite what it has read; after plain loads it takes
+    a __syncwarp."""
+    fill = "  for (int i = 0; i < 4; i++) st_shared(lane * 16 + 4 * i, lane);\n  __syncwarp();\n"
+    refill = "  st_shared((31 - lane) * 16, 0);  // here"
+    source = '#include "ptx.cuh"\nusing namespace ptx;\n__global__ void kernel() {\n  const int lane = threadIdx.x;\n'
+    with emulate(schedule=schedule):
+        body = fill + "  u32 r[4];\n  ldmatrix_x4(r, lane * 16);\n" + refill + "\n}"
+        launch(source + body, "::kernel", [], grid=(1,), block=32, shared_bytes=512)
+        body = fill + "  ld_shared_chunk(lane * 16);\n" + refill + "\n}"
+        with pytest.raises(KernelError, match="race"):
+            launch(source + body, "::kernel", [], grid=(1,), block=32, shared_bytes=512)
