@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import zlib
 
 # Before torch and NumPy load: the workers of `-n auto` already fill the machine.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -46,6 +47,17 @@ def place_or_skip(stage: Stage, dtype: str | None = None) -> Where:
 def dtypes_here(stage: Stage) -> tuple[str, ...]:
     """The dtypes in which `stage` runs on this machine."""
     return tuple(dtype for dtype in stage.capability.dtypes if where(stage, dtype))
+
+
+@pytest.fixture(autouse=True)
+def varied_emulation(request):
+    """In the emulator every test runs in its own order of threads, and asynchronous copies land late in one half of the
+    tests and early in the other: always the same for a test of the same name."""
+    from tools.emulator import SCHEDULES, emulate
+
+    number = zlib.crc32(request.node.name.encode())
+    with emulate(asynchronous=("late", "early")[number % 2], schedule=SCHEDULES[number // 2 % 4]) as session:
+        yield session
 
 
 @pytest.fixture(params=STAGES, ids=lambda stage: stage.short)

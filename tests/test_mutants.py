@@ -14,6 +14,7 @@ from stages import STAGES, Stage, get
 from stages.common.where import installed, where
 from tests.conftest import MUTANT, place_or_skip
 from tests.mutants import MUTANTS, Mutant
+from tools.emulator import KernelError
 
 
 class OutOfDate(Exception):
@@ -86,6 +87,9 @@ def test_mutant(mutant, tmp_path, record_property):
     for case in cases_here(stage):
         try:
             verdict = check(stage, case, attention=attention)
+        except KernelError as error:  # the emulator's verdict, and one on the kernel
+            report(case, str(error.findings[0]))
+            return
         except Exception as error:
             how = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             report(case, how)

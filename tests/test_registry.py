@@ -200,6 +200,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(where_module, "gpu_arch", lambda: arch)
         monkeypatch.setattr(where_module, "triton_version", lambda: (3, 4))
         monkeypatch.setattr(where_module, "installed", lambda package: package not in lacks)
+        monkeypatch.setattr(where_module, "emulator_lacks", lambda: "needs a compiler" if "c++" in lacks else None)
 
     return pretend
 
@@ -209,7 +210,7 @@ def a_stage(backend: str, **fields) -> Stage:
     return Stage(98, "s98_pretend", "Pretend", "None.", None, capability)
 
 
-NO_EMULATOR = ("tools.emulator",)
+NO_EMULATOR = ("c++",)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +228,9 @@ NO_EMULATOR = ("tools.emulator",)
         ("triton", 75, 75, (), "bfloat16", None, "8.0 or newer; this GPU has 7.5"),
         ("triton", 90, 80, (), "float16", None, "9.0 or newer; this GPU has 8.0"),
         ("cuda", 80, 90, NO_EMULATOR, "bfloat16", "gpu", "GPU"),
-        ("cuda", 80, 75, NO_EMULATOR, "float16", None, "8.0 or newer; this one has 7.5"),
-        ("cuda", 80, None, NO_EMULATOR, "float16", None, "8.0 or newer; no GPU was found"),
-        ("cuda", 80, 90, ("cupy", *NO_EMULATOR), "float16", None, "CuPy, which is not installed"),
+        ("cuda", 80, 75, NO_EMULATOR, "float16", None, "8.0 or newer, and this one has 7.5; needs a compiler"),
+        ("cuda", 80, None, NO_EMULATOR, "float16", None, "8.0 or newer, and no GPU was found; needs a compiler"),
+        ("cuda", 80, 90, ("cupy", *NO_EMULATOR), "float16", None, "CuPy, which is not installed; needs a compiler"),
         ("cuda", 80, None, (), "float16", "emulator", "emulator"),
         ("cuda", 90, 80, (), "float16", "emulator", "emulator"),
     ),

@@ -45,9 +45,10 @@ def _kernel(stage: Stage, name: str, shared_bytes: int, device: int):
 
 
 def launch(stage: Stage, call: Call, *, grid: tuple, threads: int, shared_bytes: int) -> None:
-    """Launch the stage's kernel for `call`: instantiate it for dtype, head dim and mask, and pass a Params by value."""
-    import cupy
+    """Launch the stage's kernel for `call`: instantiate it for dtype, head dim and mask, and pass a Params by value.
 
+    In the emulator what is wrong with the kernel raises tools.emulator.KernelError.
+    """
     q, k, v, out = call.q, call.k, call.v, call.out
     packed = _PARAMS.pack(
         *(t.data_ptr() for t in (q, k, v, out, call.lse)),
@@ -55,6 +56,11 @@ def launch(stage: Stage, call: Call, *, grid: tuple, threads: int, shared_bytes:
         *(call.nheads, call.nheads_k, call.seqlen_q, call.seqlen_k),
         call.softmax_scale,
     )
+    if call.where.kind == "emulator":
+        _launch_in_emulator(stage, call, packed, grid, threads, shared_bytes)
+        return
+    import cupy
+
     params = np.frombuffer(packed, dtype=f"V{_PARAMS.size}")  # one element: CuPy passes it by value
     with call.on_device():
         stream = torch.cuda.current_stream()
@@ -62,3 +68,13 @@ def launch(stage: Stage, call: Call, *, grid: tuple, threads: int, shared_bytes:
         kernel = _kernel(stage, name, shared_bytes, stream.device_index)
         with cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index):
             kernel(grid, (threads,), (params,), shared_mem=shared_bytes)
+
+
+def _launch_in_emulator(stage: Stage, call: Call, packed: bytes, grid: tuple, threads: int, shared_bytes: int) -> None:
+    from tools.emulator import Array, Struct, launch
+
+    operands = (("q", call.q), ("k", call.k), ("v", call.v), ("out", call.out), ("lse", call.lse))
+    arrays = [Array(name, tensor, writable=name in ("out", "lse")) for name, tensor in operands]
+    params = Struct(packed, {8 * i: array for i, array in enumerate(arrays)})  # the struct begins with the pointers
+    kernel = stage.kernel_file.read_text(encoding="utf-8")
+    launch(kernel, instantiation(call), [params], grid=grid, block=threads, shared_bytes=shared_bytes)

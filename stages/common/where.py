@@ -6,7 +6,8 @@
 | triton  | GPU, compiled          | host, Triton's interpreter      |
 | cuda    | GPU, compiled by NVRTC | host, the emulator              |
 
-TRITON_INTERPRET=1 in the environment sends the Triton stages to the interpreter on a GPU machine too.
+On a GPU machine, too, TRITON_INTERPRET=1 in the environment sends the Triton stages to the interpreter, and
+CUDA_EMULATE=1 the CUDA stages to the emulator.
 """
 
 from __future__ import annotations
@@ -63,6 +64,13 @@ def triton_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def emulator_lacks() -> str | None:
+    """What the emulator needs and this machine has not; None: it can run."""
+    from tools.emulator.build import missing
+
+    return missing()
+
+
 def interpreting() -> bool:
     """Whether the Triton stages run in Triton's interpreter: asked for, or no GPU."""
     return os.environ.get("TRITON_INTERPRET", "") in ("1", "true", "on") or gpu_arch() is None
@@ -96,17 +104,18 @@ def _where_triton(stage: Stage, dtype: str | None) -> Where:
 
 
 def _where_cuda(stage: Stage, dtype: str | None) -> Where:
-    arch = gpu_arch()
-    if arch is not None and arch >= stage.capability.min_arch and installed("cupy"):
+    arch, lacking = gpu_arch(), emulator_lacks()
+    wanted = os.environ.get("CUDA_EMULATE", "") in ("1", "true", "on") and lacking is None
+    if not wanted and arch is not None and arch >= stage.capability.min_arch and installed("cupy"):
         return _where_gpu(stage, dtype)
-    if installed("tools") and installed("tools.emulator"):
+    if lacking is None:
         return Where("emulator", "the emulator, on the CPU")
     need = f"needs a CUDA GPU of compute capability {stage.capability.min_arch / 10} or newer"
     if arch is None:
-        return Where(None, f"{need}; no GPU was found")
+        return Where(None, f"{need}, and no GPU was found; {lacking}")
     if arch < stage.capability.min_arch:
-        return Where(None, f"{need}; this one has {arch / 10}")
-    return Where(None, "needs CuPy, which is not installed")
+        return Where(None, f"{need}, and this one has {arch / 10}; {lacking}")
+    return Where(None, f"needs CuPy, which is not installed; {lacking}")
 
 
 def _where_gpu(stage: Stage, dtype: str | None) -> Where:
