@@ -77,4 +77,5 @@ def _launch_in_emulator(stage: Stage, call: Call, packed: bytes, grid: tuple, th
     arrays = [Array(name, tensor, writable=name in ("out", "lse")) for name, tensor in operands]
     params = Struct(packed, {8 * i: array for i, array in enumerate(arrays)})  # the struct begins with the pointers
     kernel = stage.kernel_file.read_text(encoding="utf-8")
-    launch(kernel, instantiation(call), [params], grid=grid, block=threads, shared_bytes=shared_bytes)
+    name = instantiation(call.q.dtype, call.headdim, call.causal)
+    launch(kernel, name, [params], grid=grid, block=threads, shared_bytes=shared_bytes)
