@@ -146,7 +146,7 @@ def run(job: Job) -> Compiled:
 def _compile(job: Job) -> Compiled:
     from cupy_backends.cuda.libs import nvrtc
 
-    # Where there is a driver, NVRTC keeps a cache of its own, and what comes from it comes without the assembler's report.
+    # With a driver, NVRTC keeps a cache of its own, and what comes from that comes without the assembler's report.
     command = (*job.command, "--no-cache") if nvrtc.getVersion() >= (13, 0) else job.command
     program = nvrtc.createProgram(job.source, job.file, (), ())
     try:
