@@ -97,9 +97,8 @@ def attention_kernel(
     O_i, m_i, l_i = attend(
         O_i, m_i, l_i, Q_i, K, V, b, h_k, rows, 0, full, seqlen_k, shift, scale_log2, False, CAUSAL, d, Bc
     )
-    # Where no tile needs a mask the second loop is left out, which is worth several percent. Not where Bc equals d:
-    # the first loop by itself is then miscompiled by Triton 3.6 for sm_90 (every output wrong; its intermediate code
-    # is the same).
+    # Where no tile needs a mask the second loop is left out. Not where Bc equals d: the first loop by itself is then
+    # miscompiled by Triton 3.6 for sm_90 (every output wrong; its intermediate code is the same).
     if CAUSAL or not EVEN or Bc == d:
         O_i, m_i, l_i = attend(
             O_i, m_i, l_i, Q_i, K, V, b, h_k, rows, full, last_key, seqlen_k, shift, scale_log2, True, CAUSAL, d, Bc
@@ -121,8 +120,8 @@ def config(Br: int, Bc: int, warps: int, stages: int) -> triton.Config:
     return triton.Config({"Br": Br, "Bc": Bc}, num_warps=warps, num_stages=stages, pre_hook=_set_blocks)
 
 
-# Br, Bc, warps, pipeline stages. The first is the best on an H200 at head dims 64 and 128; the others serve smaller
-# shared memories, older tensor cores and head dim 256.
+# Br, Bc, warps, pipeline stages. The first is what tuning picked on an H200 at head dims 64 and 128; the others serve
+# smaller shared memories, older tensor cores and head dim 256.
 CANDIDATES = [
     config(64, 64, 4, 3),
     config(64, 64, 4, 2),
