@@ -1,0 +1,16 @@
+from stages.common.record import Capability, Stage
+
+STAGE = Stage(
+    number=31,
+    name="s31_autotune",
+    title="Tiles and autotuning",
+    idea="Tile sizes are template arguments and a warp may own several m-tiles, so that a fragment of K or V serves them all; a tool picks.",
+    parent="s30_static_stride",
+    capability=Capability(
+        backend="cuda",
+        dtypes=("float16", "bfloat16"),
+        headdims=(64, 128),
+        min_arch=80,
+    ),
+    tiles={"Br": 64, "Bc": 64, "num_warps": 4, "buffers": 2},
+)
