@@ -77,6 +77,26 @@ class Report:
         ops = (ops,) if isinstance(ops, str) else ops
         return sum(getattr(site, counter) for site in self.sites if ops is None or site.op in ops)
 
+    def as_profiled(self) -> dict[str, int]:
+        """The totals that a GPU's profiler would read for the launch, by the names of tools.profile.COUNTERS; after
+        them those that it counts an instruction at a time: wavefronts and conflicts of ldmatrix and cp.async alone."""
+        matrix, copy = ("ldmatrix", "ldmatrix.trans"), "cp.async"
+        loads = (*matrix, "ld.shared")
+        return {
+            "shared_load_wavefronts": self.total("wavefronts", loads),
+            "shared_load_conflicts": self.total("conflicts", loads),
+            "shared_store_wavefronts": self.total("wavefronts", "st.shared"),
+            "shared_store_conflicts": self.total("conflicts", "st.shared"),
+            "global_load_sectors": self.total("sectors", ("ld.global", copy)),
+            "global_store_sectors": self.total("sectors", "st.global"),
+            "ldmatrix": self.total("instructions", matrix),
+            "cp_async": self.total("instructions", copy),
+            "ldmatrix_wavefronts": self.total("wavefronts", matrix),
+            "ldmatrix_conflicts": self.total("conflicts", matrix),
+            "cp_async_wavefronts": self.total("wavefronts", copy),
+            "cp_async_conflicts": self.total("conflicts", copy),
+        }
+
     @classmethod
     def from_json(cls, text: str, *, kernel: str, seconds: float, line_of) -> Report:
         """Read what the worker wrote. line_of(program counters): the first line of
