@@ -163,10 +163,9 @@ def main(argv: Sequence[str]) -> int:
         return 130
     show(console(), made)
     if args.plot:
-        from tools.plot import style
-        from tools.plot.banks import chart
+        from tools.plot.hardware import draw_banks
 
-        for path in style.save(chart(made), args.plot, "bank-conflicts"):
+        for path in draw_banks(args.plot, made):
             print(path)
     return 0
 

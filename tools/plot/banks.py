@@ -24,8 +24,7 @@ def chart(made: Sequence[Picture]) -> Figure:
         f"Bank conflicts of one {first.trace.op}",
         f"As the emulator ran it, head dim {first.headdim}. Each lane wants {first.trace.bytes_per_lane} bytes; a pass "
         "serves lanes that together want at most 128.",
-        "A bank hands out one word of 4 bytes at a time: the most words wanted of any bank are the wavefronts that the pass "
-        "takes.",
+        "A bank hands out one word of 4 bytes at a time: a pass takes as many wavefronts as words of one bank.",
     )
     axes = fig.subplots(2, len(made), squeeze=False, height_ratios=[0.17 * rows, 1.1])
     for p, (lanes, words) in zip(made, axes.T, strict=True):
@@ -47,7 +46,7 @@ def _lanes(ax, made: Picture, rows: float) -> None:
             ticks.append((y + row + 0.5, lane))
         said = f"{one.wavefronts} wavefront" + ("s" if one.wavefronts > 1 else "")
         ax.text(
-            BANKS + 0.7, y + len(cells) / 2, f"pass {i}:\n{said}", va="center", fontsize=10, color=colour,
+            BANKS + 0.7, y + len(cells) / 2, f"pass {i}:\n{said}", va="center", fontsize=10,
             fontweight="bold" if one.wavefronts > 1 else "normal",
         )  # fmt: skip
         y += len(cells) + GAP
