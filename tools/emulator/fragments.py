@@ -122,7 +122,7 @@ def multiplied() -> dict[str, Fragment]:
     X, Y = (random.integers(-8, 9, shape).astype(np.float16) for shape in ((M, K), (K, N)))
     *_, product = _multiply(X, Y)
     if not np.array_equal(product[C.lane, C.register], X.astype(np.float32) @ Y.astype(np.float32)):
-        raise Inconsistent("the accumulators do not hold the product of A and B: their k differ")
+        raise Inconsistent("the accumulators do not hold the product of A and B as these lie")
     return {"A": A, "B": B, "C": C}
 
 

@@ -125,6 +125,7 @@ def _below(row: Row) -> list[list[Text]]:
         for counter, name in ((way, "ways"), (wavefronts, "wavefronts"), (sectors, "sectors")):
             if counter:
                 note = Text.assemble(note, ", ", counter, f" {name}")
+        note.no_wrap, note.overflow = False, "fold"  # counters are never cut off, as source is
         rows.append([Text(""), note])
     return rows
 
