@@ -112,6 +112,15 @@ def test_an_edited_kernel_with_a_race(kernel, tmp_path, capsys):
 
 
 @needs_compiler
+def test_a_right_result_with_findings(kernel, capsys):
+    """Four lanes write the same number to the same place: harmless today, and a race all the same."""
+    path = kernel(("in_quad == 0 && row[r] < p.seqlen_q", "row[r] < p.seqlen_q"))
+    assert command.main([str(path), "--like", "s20", *SMALL, "--summary"]) == 1
+    text = capsys.readouterr().out
+    assert "right, 1 finding: error" in text and "race: kernel.cu:" in text and "wrong result" not in text
+
+
+@needs_compiler
 def test_a_wrong_result_without_findings(kernel, capsys):
     path = kernel(("l[r] *= alpha;", ""))
     assert command.main(["s20", str(path), *SMALL, "--seqlen", "150", "--summary"]) == 1
@@ -379,6 +388,25 @@ def test_traces_name_their_block_and_warp():
         report = run("  st_shared(base + threadIdx.x * 4, 1);", block=64, grid=(2,), shared_bytes=256)
     seen = {(trace.block[0], trace.warp): trace.addresses[0] for trace in report.traces}
     assert seen == {(block, warp): 128 * warp for block in (0, 1) for warp in (0, 1)}
+
+
+@needs_compiler
+def test_traces_of_instructions_that_lanes_skip():
+    """They are complete when the block meets, whichever warp comes last."""
+    with emulate(raises=False, trace=100, schedule="forward"):
+        report = run(
+            "  if (lane < 3) st_shared(base + threadIdx.x * 4, 1);\n  __syncthreads();", block=96, shared_bytes=384
+        )
+    assert {trace.warp: trace.addresses[0] for trace in report.traces} == {0: 0, 1: 128, 2: 256}
+    assert all([one.lanes for one in trace.passes] == [(0, 1, 2)] for trace in report.traces)
+
+
+@needs_compiler
+def test_every_line_is_traced_as_often_as_asked():
+    report = small_run("s20", trace=3).report
+    for site in (site for site in report.sites if site.passes):
+        kept = [trace for trace in report.traces if (trace.line, trace.op) == (site.line, site.op)]
+        assert len(kept) == min(3, site.instructions), site
 
 
 @pytest.mark.parametrize("settings", ({"trace": -1}, {"trace": 1, "counters": False}))
