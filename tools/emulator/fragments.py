@@ -25,6 +25,7 @@ from rich.text import Text
 
 from tools.emulator.build import CompileError
 from tools.emulator.process import Array, launch
+from tools.emulator.report import KernelError
 
 PROBE = Path(__file__).resolve().parent / "probes" / "fragments.cu"
 SHARED_BYTES = 1024
@@ -206,7 +207,7 @@ def main(argv: Sequence[str]) -> int:
 
             for path in draw_fragments(args.plot, args.lane):
                 print(path)
-    except (CompileError, Inconsistent) as problem:
+    except (CompileError, Inconsistent, KernelError) as problem:
         print(problem, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
