@@ -129,6 +129,7 @@ def _settings_lines(settings: Settings) -> list[str]:
         f"seed {settings.seed}",
         f"races {int(settings.races)}",
         f"counters {int(settings.counters)}",
+        f"trace {settings.trace}",
         f"limit {settings.limit_s}",
     ]
 

@@ -83,7 +83,7 @@ void ldmatrix_x4(bool transposed, u32* r, u32 row_address, Source source) {
           to = half ? (to & 0xffff) | u32(elements[c]) << 16 : (to & 0xffff0000) | elements[c];
         }
       }
-    if (site) count_shared(*site, addresses, FULL_MASK, 16);
+    if (site) count_shared(*site, last->warp, addresses, FULL_MASK, 16);
   });
 }
 
