@@ -215,7 +215,7 @@ inline float shfl_xor(float value, int lane_mask, EMULATOR_HERE) {
   return __shfl_xor_sync(emulator::FULL_MASK, value, lane_mask, 32, source);
 }
 
-inline bool any(bool predicate, EMULATOR_HERE) {
+inline bool vote_any(bool predicate, EMULATOR_HERE) {
   return emulator::vote_ballot(emulator::FULL_MASK, predicate, source) != 0;
 }
 
