@@ -158,7 +158,7 @@ def executable(source: str, kernel: str, defines: tuple[str, ...] = ()) -> Path:
     unit = f"{source}\nEMULATOR_KERNEL({kernel})\n"
     worker = _worker(defines)
     arguments = [*options(command), *KERNEL_OPTIONS, *defines]
-    headers = _contents(COMMON, ("*.cuh",)) + _contents(CPP, ("emulator.hpp",))
+    headers = _contents(COMMON, ("*.cuh",)) + _contents(CPP, ("emulator.hpp", "ptx.hpp"))
     key = _key("kernel", worker.name, _version(command), _cpu(), repr(arguments), headers, unit)
     includes = [f"-I{COMMON}", f"-I{CPP}"]
     return _build(cache_dir() / key, [*arguments, *includes, "-x", "c++", "kernel.cu", "-x", "none", str(worker)], unit)
