@@ -437,10 +437,10 @@ def test_schedules_and_fallback_agree(monkeypatch):
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for function in (build.compiler, build._worker, build.executable):
+    for function in (build._worker, build._executable):
         function.cache_clear()
     yield tmp_path / "flash-attention-course" / "emulator"
-    for function in (build.compiler, build._worker, build.executable):
+    for function in (build._worker, build._executable):
         function.cache_clear()
 
 
@@ -457,7 +457,7 @@ def test_the_cache(empty_cache, monkeypatch):
         return original(command, *args, **kwargs)
 
     def compiled() -> int:
-        build.executable.cache_clear()  # as in another process
+        build._executable.cache_clear()  # as in another process
         build._worker.cache_clear()
         before = len([c for c in commands if "-o" in c])
         path = build.executable(SOURCE, "::kernel")
