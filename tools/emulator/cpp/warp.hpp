@@ -19,8 +19,9 @@ inline void meet(const char* op, u32 mask, void* operand, Source source, Execute
 
   Rendezvous* mine = nullptr;
   for (auto& r : warp.rendezvous) {
-    if (!r.op || !(r.mask & mask)) continue;
-    if (r.op != op || r.mask != mask || r.source.line != source.line || r.source.file != source.file) {
+    if (!r.op) continue;
+    const bool same = r.op == op && r.mask == mask && r.source.line == source.line && r.source.file == source.file;
+    if (!same && r.mask & bit && r.arrived & mask) {  // each waits for the other
       std::vector<int> lanes;
       for (u32 left = r.arrived; left; left &= left - 1) lanes.push_back(me.warp * 32 + __builtin_ctz(left));
       fail("divergence",
@@ -28,7 +29,7 @@ inline void meet(const char* op, u32 mask, void* operand, Source source, Execute
                format(" of its warp wait for it in %s (%s)", r.op, name(r.source).c_str()),
            {source, r.source}, {me.id, lanes[0]});
     }
-    mine = &r;
+    if (same) mine = &r;
   }
   if (!mine) {
     for (auto& r : warp.rendezvous)
