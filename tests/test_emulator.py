@@ -5,15 +5,19 @@ Its instructions: test_ptx.py. Planted bugs: test_emulator_zoo.py.
 
 from __future__ import annotations
 
+import platform
+import shlex
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from reference import oracle
 from stages import get
 from tests.test_ptx import in_emulator as run
-from tools.emulator import SCHEDULES, Array, CompileError, KernelError, Struct, build, emulate, launch, missing, process
+from tools.emulator import SCHEDULES, Array, CompileError, KernelError, Struct, build, emulate, launch, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -164,13 +168,16 @@ def test_lanes_that_skip_do_not_mix_up_the_rest():
     assert (site.instructions, site.lanes) == (2, 48)
 
 
+def operands(headdim, seqlen, dtype):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, seqlen, 2, headdim, generator=generator).to(dtype) for _ in range(3)]
+
+
 def emulated(monkeypatch, headdim=128, seqlen=256, dtype=torch.bfloat16, **settings):
     """One launch of s20, batch 1, heads 2: its report."""
     monkeypatch.setenv("CUDA_EMULATE", "1")
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, seqlen, 2, headdim, generator=generator).to(dtype) for _ in range(3))
     with emulate(**settings) as session:
-        out, lse = get("s20").attention(q, k, v)
+        out, lse = get("s20").attention(*operands(headdim, seqlen, dtype))
     return session.reports[0], out, lse
 
 
@@ -204,12 +211,40 @@ def test_schedules_and_fallback_agree(monkeypatch):
                 )
                 assert torch.equal(out, expected) and torch.equal(lse, expected_lse), (schedule, asynchronous)
 
-    def portable(source, kernel, defines):
-        return build.executable(source, kernel, (*defines, "-DEMULATOR_UCONTEXT"))
-
-    monkeypatch.setattr(process, "executable", portable)
+    monkeypatch.setenv("CXX", f"{shlex.join(build.compiler())} -DEMULATOR_UCONTEXT")
     _, out, lse = emulated(monkeypatch, headdim=64, seqlen=100)
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
+
+
+COMPILERS = ("g++", "clang++", "g++ -DEMULATOR_UCONTEXT", "aarch64-linux-gnu-g++")
+
+
+@pytest.mark.parametrize("cxx", COMPILERS)
+def test_compilers_and_cpus(cxx, monkeypatch):
+    """Each runs s20, finds a race, and says on which line a wild access, an endless loop and a full stack are."""
+    monkeypatch.setenv("CXX", cxx)
+    if missing():
+        pytest.skip(missing())
+    report, out, lse = emulated(monkeypatch, headdim=64, seqlen=100, schedule="random")
+    expected, expected_lse = oracle(*operands(headdim=64, seqlen=100, dtype=torch.bfloat16))
+    np.testing.assert_allclose(out.double(), expected, atol=2e-2)
+    np.testing.assert_allclose(lse.double(), expected_lse, atol=1e-3)
+    assert report.total("conflicts") > 0
+    deep = (
+        "DEVICE float deep(float* x, int n) {\n  volatile float y[256] = {x[n % 64]};\n"
+        "  if (n) y[n % 256] += deep(x, n - 1);\n  return y[n % 7];\n}"
+    )
+    for body, kind in (
+        ("  st_shared(base, lane);", "race"),
+        ("  x[1ll << 40] = 1;", "out of bounds"),
+        ("  while (x[0] == 0) ex2(x[lane]);", "hang"),
+        ("  x[0] = deep(x, 1 << 30);", "stack overflow"),
+    ):
+        with emulate(raises=False, limit_s=0.5) as session:
+            run(body, helpers=deep, shared_bytes=128, x=np.zeros(64, np.float32))
+        (finding,) = session.reports[0].findings
+        where = range(3, 8) if kind == "stack overflow" else (13,)
+        assert finding.kind == kind and finding.lines[0] in where, finding
 
 
 @pytest.fixture
@@ -258,14 +293,80 @@ def test_compile_errors_name_the_kernels_lines():
         launch('#include "ptx.cuh"\n__global__ void kernel() { no_such_thing(); }', "::kernel", [], grid=(1,), block=32)
 
 
-def test_without_a_compiler(empty_cache, monkeypatch):
+def test_processes_share_what_one_has_compiled(empty_cache, monkeypatch):
+    """Threads stand for processes here: neither share what is kept in memory, both come to the same lock."""
+    outputs = []
+    original = subprocess.run
+
+    def counting(command, *args, **kwargs):
+        outputs.extend(argument for argument in command if argument == "-o")
+        return original(command, *args, **kwargs)
+
+    monkeypatch.setattr(build.subprocess, "run", counting)
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: build.executable(SOURCE, "::kernel"), range(4)))
+    assert len(paths) == 1 and len(outputs) == 2  # worker and kernel
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """tools(name=text): what stands on the PATH alone, scripts that print."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    build._target.cache_clear()
+
+    def make(**printed):
+        for name, text in printed.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\necho {text}\n")
+            (tmp_path / name).chmod(0o755)
+
+    yield make
+    build._target.cache_clear()
+
+
+def test_the_compiler_that_is_taken(tools, monkeypatch):
+    native = f"{platform.machine()}-linux-gnu"
+    assert build.compiler() is None
+    tools(**{"c++": native})
+    assert build.compiler() == ("c++",) and missing() is None
+    tools(**{"clang++": native})
+    assert build.compiler() == ("clang++",)
+    tools(**{"g++": native, "mine": native})
+    assert build.compiler() == ("g++",)
+    monkeypatch.setenv("CXX", "mine -m64")
+    assert build.compiler() == ("mine", "-m64") and build.runner(build.compiler()) == ()
+
+
+def test_without_a_compiler(tools, monkeypatch):
     from stages.common import where as where_module
 
-    monkeypatch.setenv("PATH", str(empty_cache))
-    monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(where_module, "gpu_arch", lambda: None)
     place = where_module.where(get("s20"))
-    assert not place and "g++" in place.reason and "C++ compiler" in place.reason
+    assert not place and "C++ compiler" in place.reason and "the package is g++ or clang" in place.reason
+    tools(**{"g++": "", "cross": "riscv64-linux-gnu"})
+    monkeypatch.setenv("CXX", "absent -O9")
+    assert "absent -O9, which CXX asks for, is not installed" in missing()
+    monkeypatch.setenv("CXX", "g++")
+    assert "g++ does not answer -dumpmachine" in missing()
+    monkeypatch.setenv("CXX", "cross")
+    assert "riscv64-linux-gnu" in missing() and "the package is qemu-user" in missing()
+    tools(**{"qemu-riscv64": ""})
+    assert missing() is None and build.runner(("cross",)) == ("qemu-riscv64", "-L", "/usr/riscv64-linux-gnu")
+
+
+def test_shared_memory_of_another_name_is_refused():
+    body = "__global__ void kernel(u32* x) {\n  extern __shared__ float rows[];\n  x[0] = u32(rows[0]);\n}\n"
+    with pytest.raises(CompileError, match=r"Dynamic shared memory is called smem here: `extern __shared__"):
+        build.executable(f'#include "ptx.cuh"\n{body}', "::kernel")
+
+
+def test_static_shared_memory_has_its_limits():
+    static = "  __shared__ float big[{}];\n  st_shared(shared_address(big + 12287), 0);"
+    with emulate(raises=False):
+        assert run(static.format(12288), shared_bytes=183296).findings[0].kind == "race"  # 48 and 179 KiB: it has run
+        for floats, shared_bytes, says in ((12544, 0, "at most 49152"), (12288, 183312, "together at most 232448")):
+            (finding,) = run(static.format(floats), shared_bytes=shared_bytes).findings
+            assert finding.kind == "launch" and says in finding.message
 
 
 def test_wrong_parameters_are_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,10 @@ def test_a_difference_between_the_sides_is_seen():
 
 @needs_emulator
 def test_every_function_compiles_for_the_emulator():
-    build.executable(EVERY_FUNCTION, "every_function", ("-Wextra", "-Werror"))
+    command = build.compiler()
+    given = [*build.options(command), "-Wextra", "-Werror", "-fsyntax-only", f"-I{INCLUDE_DIR}", f"-I{build.CPP}"]
+    made = subprocess.run([*command, *given, "-x", "c++", "-"], input=EVERY_FUNCTION, text=True, capture_output=True)
+    assert made.returncode == 0, made.stderr
 
 
 @needs_nvrtc
@@ -586,7 +590,8 @@ def test_producer_and_consumer(run):
     out = np.zeros((20, 32), np.uint32)
     run(
         "  const int FULL = 1, EMPTY = 3;\n  for (int i = 0; i < 20; i++) {\n"
-        "    const u32 buffer = base + i % 2 * 128;\n    if (threadIdx.x < 32) {\n      if (i >= 2) bar_sync(EMPTY + i % 2, 64);\n"
+        "    const u32 buffer = base + i % 2 * 128;\n    if (threadIdx.x < 32) {\n"
+        "      if (i >= 2) bar_sync(EMPTY + i % 2, 64);\n"
         "      st_shared(buffer + lane * 4, i * 100 + lane);\n      bar_arrive(FULL + i % 2, 64);\n"
         "    } else {\n      bar_sync(FULL + i % 2, 64);\n"
         "      out[i * 32 + lane] = ld_shared(buffer + (31 - lane) * 4);\n"

@@ -58,9 +58,7 @@ def missing() -> str | None:
             "the emulator needs a C++ compiler, and none is installed (the package is g++ or clang on Debian and "
             "Ubuntu, gcc-c++ or clang on Fedora)"
         )
-    try:
-        _target(command)
-    except (OSError, subprocess.CalledProcessError):
+    if not _target(command):
         return f"the emulator needs a C++ compiler, and {shlex.join(command)} does not answer -dumpmachine as one does"
     if runner(command) and not shutil.which(runner(command)[0]):
         return (
@@ -77,8 +75,11 @@ def _version(command: tuple[str, ...]) -> str:
 
 @functools.cache
 def _target(command: tuple[str, ...]) -> str:
-    """What it compiles for: "x86_64-linux-gnu"."""
-    return subprocess.run([*command, "-dumpmachine"], capture_output=True, text=True, check=True).stdout.strip()
+    """What it compiles for: "x86_64-linux-gnu". "": it is no compiler."""
+    try:
+        return subprocess.run([*command, "-dumpmachine"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _native(command: tuple[str, ...]) -> bool:
