@@ -205,17 +205,21 @@ def index_c(lane, i):  # matrices C and D: c0..c3
 
 
 @pytest.mark.parametrize("dtype, name", ((torch.float16, "f16"), (torch.bfloat16, "bf16")))
-def test_mma(run, dtype, name):
+@pytest.mark.parametrize("zero", ("", ", false", ", true"))
+def test_mma(run, dtype, name, zero):
+    """D = A·B + D; where `zero`, D = A·B, though D was NaN."""
     generator = torch.Generator().manual_seed(0)
     A, B = (torch.randn(shape, generator=generator).to(dtype) for shape in ((16, 16), (16, 8)))
     A[3, 5] = torch.finfo(dtype).tiny / 4  # a subnormal
     B[5, 2] = 2.0**12
     C = torch.randn(16, 8, generator=generator)
     d = np.array([[C[index_c(lane, i)] for i in range(4)] for lane in LANES], np.float32)
+    if zero == ", true":
+        C, d = torch.zeros_like(C), np.full_like(d, np.nan)
     run(
         "  float c[4];\n  for (int i = 0; i < 4; i++) c[i] = d[lane * 4 + i];\n"
         "  const u32 f[4] = {a[lane * 4], a[lane * 4 + 1], a[lane * 4 + 2], a[lane * 4 + 3]};\n"
-        f"  mma_m16n8k16<{name}>(c, f, b[lane * 2], b[lane * 2 + 1]);\n"
+        f"  mma_m16n8k16<{name}>(c, f, b[lane * 2], b[lane * 2 + 1]{zero});\n"
         "  for (int i = 0; i < 4; i++) d[lane * 4 + i] = c[i];",
         a=lay_out(index_a, 8, A),
         b=lay_out(index_b, 4, B),

@@ -50,6 +50,10 @@ __global__ void every_function(u16* halves, u32* words, int* integers, float* fl
   float d[4] = {x, x, x, x};
   mma_m16n8k16<f16>(d, r4, r2[0], r1);
   mma_m16n8k16<bf16>(d, r4, r2[1], r1);
+  float e[4];
+  mma_m16n8k16<f16>(e, r4, r2[0], r1, true);
+  mma_m16n8k16<bf16>(e, r4, r2[1], r1, n > 8);
+  x += e[0] + e[1] + e[2] + e[3];
 
   sum += pack<f16>(d[0], d[1]) + pack<bf16>(d[2], d[3]);
   x = ex2(x);

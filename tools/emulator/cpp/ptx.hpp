@@ -89,6 +89,11 @@ template <typename T>
 inline void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, EMULATOR_HERE) {
   emulator::mma_m16n8k16(emulator::element<T>, d, a, b0, b1, source);
 }
+template <typename T>
+inline void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, bool zero, EMULATOR_HERE) {
+  if (zero) d[0] = d[1] = d[2] = d[3] = 0;
+  emulator::mma_m16n8k16(emulator::element<T>, d, a, b0, b1, source);
+}
 
 // ---- arithmetic -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,16 @@
+from stages.common.record import Capability, Stage
+
+STAGE = Stage(
+    number=22,
+    name="s22_eager_loads",
+    title="Eager loads",
+    idea="Ask for V before the product with K, and for the next K before the product with V: copies overlap with products.",
+    parent="s21_swizzle",
+    capability=Capability(
+        backend="cuda",
+        dtypes=("float16", "bfloat16"),
+        headdims=(64, 128),
+        min_arch=80,
+    ),
+    tiles={"Br": 64, "Bc": 64, "num_warps": 4},
+)
