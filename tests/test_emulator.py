@@ -63,16 +63,26 @@ def test_shared_memory_starts_as_nan_in_every_block():
     out = np.zeros((3, 4), np.float32)
     with emulate(raises=False) as session:
         run(
-            "  if (lane) return;\n  const Chunk c = ld_shared_chunk(base);\n"
-            "  st_global_chunk(out + blockIdx.x * 4, c);\n"
-            "  st_shared(base, 0);",
+            "  __shared__ float one;\n  if (lane) return;\n  Chunk c = ld_shared_chunk(base);\n"
+            "  c.y = ld_shared(shared_address(&one));\n  st_global_chunk(out + blockIdx.x * 4, c);\n"
+            "  st_shared(base, 0);\n  st_shared(shared_address(&one), 0);",
             grid=(3,),
             shared_bytes=16,
             out=out,
         )
     assert np.isnan(out).all()
-    (finding,) = session.reports[0].findings
-    assert finding.kind == "uninitialised" and finding.count == 12
+    chunk, one = session.reports[0].findings
+    assert (chunk.kind, chunk.count, one.kind, one.count) == ("uninitialised", 12, "uninitialised", 3)
+
+
+@pytest.mark.parametrize("count", (1, 2))
+def test_ldmatrix_does_not_look_at_the_addresses_of_idle_lanes(count):
+    address = f"lane < {8 * count} ? base + lane * 16 : 0xfffffff1u"
+    with emulate(raises=False) as session:  # what is read has not been written
+        run(f"  u32 f[{count}];\n  ldmatrix_x{count}({'f[0]' if count == 1 else 'f'}, {address});", shared_bytes=512)
+    (site,) = session.reports[0].sites
+    assert [f.kind for f in session.reports[0].findings] == ["uninitialised"]
+    assert (site.instructions, site.passes, site.wavefronts) == (1, count, count)
 
 
 def test_a_barrier_that_is_one_warp_short():
