@@ -247,7 +247,8 @@ SMALL_BUGS = (
     ("race", "  if (threadIdx.x == 3) st_global(x + blockIdx.x, 1.f);\n  if (threadIdx.x == 7) x[9] += ld_global(x + "
      "blockIdx.x);  // here", ""),
     ("race", "  const int at = threadIdx.x % 32 * 4;\n  if (threadIdx.x < 32) {\n    st_shared(at, 1);\n"
-     "    bar_arrive(1, 64);\n    st_shared(at, 2);  // here\n  } else {\n    bar_sync(1, 64);\n    ld_shared(at);\n  }", ""),
+     "    bar_arrive(1, 64);\n    st_shared(at, 2);  // here\n  } else {\n    bar_sync(1, 64);\n"
+     "    ld_shared(at);\n  }", ""),
     ("race", "  atom_add(x, 1.f);\n  if (threadIdx.x == 9) st_global(x, 1.f);  // here", ""),
     ("race", "  if (threadIdx.x == 9) st_global(x, 1.f);\n  atom_add(x, 1.f);  // here", ""),
     ("race", "  __shared__ u32 sum;\n  st_shared(shared_address(&sum), threadIdx.x);  // here", ""),
