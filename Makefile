@@ -17,7 +17,7 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench plots sass inject profile mutants doctor lint format clean venv
+.PHONY: help demo test check emulate bench plots sass inject profile mutants doctor lint format clean venv
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,10 +38,18 @@ check: $(SETUP)
 	@$(PY) -m tools.check $(STAGE) $(CHECK_ARGS)
 endif
 
+ifeq ($(STAGE),)
+emulate: ## Run a CUDA stage on the CPU, counters at every line: make emulate STAGE=s20
+	@echo "Which stage? For example: make emulate STAGE=s20, or STAGE=\"s20 s21\" for two side by side" >&2; exit 2
+else
+emulate: $(SETUP)
+	@$(PY) -m tools.emulator $(STAGE) $(EMULATE_ARGS)
+endif
+
 bench: $(SETUP) ## Time the stages on this machine (BENCH_ARGS="--quick --stages s12,s13")
 	@$(PY) -m tools.bench $(BENCH_ARGS)
 
-plots: $(SETUP) ## Draw the plots from the recorded results; needs no GPU
+plots: $(SETUP) ## Draw the plots from the recorded results, and the emulator's pictures; needs no GPU
 	@$(PY) -m tools.plot $(PLOT_ARGS)
 
 sass: $(SETUP) ## Compile every CUDA stage, GPU or not, and record registers, occupancy and instructions

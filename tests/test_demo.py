@@ -181,7 +181,7 @@ def plots(capsys, monkeypatch):
 def test_plots_are_made_from_the_committed_results(plots):
     printed, asked = plots([Path("docs/results/some.json")])
     assert asked == [["--out", str(demo.PLOTS)]]
-    assert f"1 plots of the recorded results are in {demo.PLOTS}" in printed and "throughput-some.png" in printed
+    assert f"1 plots are in {demo.PLOTS}" in printed and "throughput-some.png" in printed
 
 
 def test_without_results_it_says_so(plots):

@@ -199,7 +199,7 @@ def show_plots(console: Console) -> None:
     with contextlib.redirect_stdout(said):
         status = plot(["--out", str(PLOTS)])
     pictures = [line for line in said.getvalue().split("\n") if line.endswith(".png")]
-    console.print(f"\n{len(pictures)} plots of the recorded results are in {escape(str(PLOTS))}:")
+    console.print(f"\n{len(pictures)} plots are in {escape(str(PLOTS))}:")
     for picture in pictures:
         console.print(f"  {escape(Path(picture).name)}")
     if status:

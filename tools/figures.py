@@ -16,6 +16,7 @@ from tools import results
 from tools.bench.peers import PEERS
 from tools.bench.report import mebibytes, milliseconds, three_digits
 from tools.bench.shapes import SEQLENS, grid_shape
+from tools.emulator import agreement
 from tools.plot import traffic
 from tools.profile import COUNTERS
 from tools.sass import records as machine_code
@@ -40,21 +41,29 @@ class Kind:
 
 @dataclass(frozen=True)
 class Data:
-    """What figures are made from: all files' records, the environments of their runs, the profiles, and the
-    documents of tools.sass."""
+    """What figures are made from: all files' records, the environments of their runs, the profiles, the documents
+    of tools.sass, and those of tools.emulator.agreement."""
 
     records: Sequence[dict]
     environments: Sequence[dict]
     profiles: Sequence[dict] = ()
     sass: Sequence[dict] = ()
+    emulator: Sequence[dict] = ()
 
     @classmethod
-    def of(cls, files: Sequence[results.Results], profiles: Sequence[dict] = (), sass: Sequence[dict] = ()) -> Data:
+    def of(
+        cls,
+        files: Sequence[results.Results],
+        profiles: Sequence[dict] = (),
+        sass: Sequence[dict] = (),
+        emulator: Sequence[dict] = (),
+    ) -> Data:
         return cls(
             [record for file in files for record in file.records],
             [environment for file in files for environment in (file.environment, *file.runs.values())],
             profiles,
             sass,
+            emulator,
         )
 
 
@@ -235,6 +244,42 @@ def sass(
         raise FigureError(f"name is {name!r}; accepted: {accepted}") from None
 
 
+# Counted in the emulator and on the hardware.
+
+EMULATOR_COUNTERS = tuple(name for name, counter in agreement.COUNTERS.items() if counter.required)
+
+
+def emulator_run(data: Data, device: str = "") -> str:
+    """The GPU, the day, the profiler's version."""
+    environment = agreement.choose(data.emulator, device)["environment"]
+    return f"{environment['device']}, {environment['date'][:10]}, Nsight Compute {environment['ncu']}"
+
+
+def emulator_agreement(data: Data, of: str, device: str = "") -> str:
+    """How many pairs of counters there are (of=all), of which the hardware counts the emulator's number in every run
+    (equal) or more in some (more), or how many runs each has (runs)."""
+    document = agreement.choose(data.emulator, device)
+    same = [set(runs) == {number} for _, runs, number in agreement.pairs(document)]
+    counts = {"all": len(same), "equal": sum(same), "more": len(same) - sum(same), "runs": document["runs"]}
+    if of not in counts:
+        raise FigureError(f"of is {of!r}; accepted: {', '.join(counts)}")
+    return f"{counts[of]:,}"
+
+
+def emulator_table(data: Data, of: str, counters: str = ",".join(EMULATOR_COUNTERS), device: str = "") -> str:
+    """The cases of a group, of=stages or of=accesses: the emulator's counters, and how far the hardware's are from
+    them where they are. counters: which, with commas between them."""
+    names = counters.split(",")
+    for name in names:
+        if name not in agreement.COUNTERS:
+            raise FigureError(f"counters has {name!r}; accepted: {', '.join(agreement.COUNTERS)}")
+    records = [r for r in agreement.choose(data.emulator, device)["records"] if r["group"] == of]
+    rows = [[r["case"], *(agreement.cell(r, n) for n in names)] for r in records if set(names) <= set(r["hardware"])]
+    if not rows:
+        raise results.NoData(f"no record of={of} has {counters}; of is one of stages, accesses")
+    return table(["launch", *(name.replace("cp_async", "cp.async").replace("_", " ") for name in names)], rows)
+
+
 # Counted, not measured.
 
 
@@ -358,6 +403,9 @@ KINDS = {
     "speedup": Kind(speedup, ("stage", "over"), ("headdim", "causal", "seqlen", *_WHERE)),
     "counter": Kind(counter, ("stage", "name"), ("headdim", "causal", "seqlen", "device")),
     "sass": Kind(sass, ("stage", "name"), ("arch", "headdim", "causal", "dtype")),
+    "emulator-run": Kind(emulator_run, (), ("device",)),
+    "emulator-agreement": Kind(emulator_agreement, ("of",), ("device",)),
+    "emulator-table": Kind(emulator_table, ("of",), ("counters", "device"), block=True),
     "moved": Kind(moved, ("stage", "headdim", "seqlen"), ("causal",)),
     "programs": Kind(programs, ("stage", "headdim", "seqlen")),
     "device": Kind(device, (), ("stage", "device")),

@@ -11,8 +11,8 @@ Kinds and their keys ([] may be left out; causal is then no):
 
 stage=, over=: a stage (s13, s13_triton_tuned), a peer. seqlen=4096 or 4k. name=: a counter of tools.profile; of
 sass, registers, blocks, limit ..., or a family of instructions (HMMA; in the main loop, loop:HMMA).
-device=: a part of its name, for results that hold several. ladder-table and peers-table are blocks: their end
-stands on a line of its own.
+device=: a part of its name, for results that hold several. The tables are blocks: their end stands on a line of
+its own.
 
 Exit codes: 0 all is filled (--check: nothing was stale); 1 stale markers, or some that cannot be filled, or a
 damaged results file; 2 wrong arguments.
@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import results
+from tools.emulator.agreement import load as load_agreement
 from tools.figures import KINDS, Data, FigureError, figure, load_profile, usage
 from tools.sass.records import load as load_sass
 
@@ -143,7 +144,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             sass.append(load_sass(path))
         except results.ResultsError as problem:
             problems.append(str(problem))
-    data = Data.of(files, profiles, sass)
+    emulator = []
+    for path in sorted((results.RESULTS_DIR / "emulator").glob("*.json")):
+        try:
+            emulator.append(load_agreement(path))
+        except results.ResultsError as problem:
+            problems.append(str(problem))
+    data = Data.of(files, profiles, sass, emulator)
     filled = {}
     for path in paths:
         text = path.read_text(encoding="utf-8")

@@ -4,6 +4,8 @@
 
 Each stage is run in a process of its own under `ncu`, which has to be on the PATH and allowed to read counters.
 Clocks are left as they are, so the time is only there to divide by: tools.bench is what measures speed.
+A CUDA stage is profiled a second time, at a shape that is small enough for the emulator, and what the emulator counts
+there is printed beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,18 +107,30 @@ def run_once(args) -> int:
     return 0
 
 
-def parse_ncu(text: str) -> dict[str, float]:
-    """The counters of the last kernel in ncu's --csv output, in base units. Raises ValueError when one is missing."""
+def parse_launches(text: str, metrics: Mapping[str, str]) -> list[tuple[str, dict[str, float]]]:
+    """ncu's --csv output: of every launch, in order, the kernel's name and the counters that are there, in base units.
+
+    metrics: {name of a counter: ncu's name}. Raises ValueError when there is no launch.
+    """
     start = text.find('"ID"')
     if start < 0:
         raise ValueError(f"ncu printed no counters: {text.strip()[-300:] or 'nothing at all'}")
-    values: dict[str, float] = {}
-    metric_names = {metric: name for name, (metric, _, _) in COUNTERS.items()}
+    names = {metric: name for name, metric in metrics.items()}
+    launches: dict[str, tuple[str, dict[str, float]]] = {}
     for row in csv.DictReader(io.StringIO(text[start:])):
-        name = metric_names.get(row["Metric Name"])
+        name = names.get(row["Metric Name"])
         if name:
             factor = _NUMBER_OF_UNIT.get(row["Metric Unit"], 1)
+            _, values = launches.setdefault(row["ID"], (row["Kernel Name"], {}))
             values[name] = float(row["Metric Value"].replace(",", "")) * factor
+    if not launches:
+        raise ValueError(f"ncu gave no value for {', '.join(metrics.values())}")
+    return list(launches.values())
+
+
+def parse_ncu(text: str) -> dict[str, float]:
+    """The counters of the last kernel in ncu's --csv output, in base units. Raises ValueError when one is missing."""
+    _, values = parse_launches(text, {name: metric for name, (metric, _, _) in COUNTERS.items()})[-1]
     missing = [metric for name, (metric, _, _) in COUNTERS.items() if name not in values]
     if missing:
         raise ValueError(f"ncu gave no value for {', '.join(missing)}")
@@ -156,21 +171,78 @@ def table(records: list[dict]):
     return shown
 
 
+SMALL = {"batch": 1, "nheads": 2, "seqlen": 256}  # for the emulator
+
+
+def emulated_counters(stage, args) -> dict[str, int]:
+    """What the emulator counts of the same launch, by the names of COUNTERS: of those that it knows."""
+    from tools.emulator.cases import StageCase, emulated
+
+    lengths = {"seqlen_q": args.seqlen, "seqlen_k": args.seqlen}
+    heads = {"batch": args.batch, "nheads": args.nheads, "nheads_k": args.nheads}
+    case = StageCase(stage.short, headdim=args.headdim, causal=args.causal, **lengths, **heads)
+    return {name: value for name, value in emulated(case).items() if name in COUNTERS}
+
+
+def table_beside(record: dict, emulator: dict[str, int]):
+    """The profiler's counters and the emulator's, and by how much the profiler's are more."""
+    from rich.table import Table
+
+    shape = "batch {batch}, {nheads} heads, length {seqlen}, head dim {headdim}".format(**record)
+    shown = Table(
+        title=f"{record['name']}, {shape}{', causal' if record['causal'] else ''}",
+        caption="Why the profiler may count more over shared memory: docs/emulator-against-hardware.md",
+    )
+    shown.add_column("counter")
+    for column in ("profiler", "emulator", "difference"):
+        shown.add_column(column, justify="right")
+    for name, ours in emulator.items():
+        theirs = int(record["counters"][name])
+        more = theirs - ours
+        shown.add_row(f"{name} ({COUNTERS[name][1]})", f"{theirs:,}", f"{ours:,}", f"{more:+,}" if more else "0")
+    return shown
+
+
+def show_beside_emulator(stage, args) -> int:
+    """Profile the stage at a small shape and print the emulator's counters beside the profiler's; the exit code."""
+    from rich.console import Console
+
+    from tools.emulator import CompileError, KernelError, missing
+
+    if missing():
+        print(f"{stage.name}: not compared with the emulator: {missing()}", file=sys.stderr)
+        return 0
+    small = argparse.Namespace(**(vars(args) | SMALL))
+    print(f"{stage.name}, small, and in the emulator ...", file=sys.stderr, flush=True)
+    try:
+        Console().print(table_beside(profile(stage, small), emulated_counters(stage, small)))
+    except (ValueError, CompileError, KernelError) as failure:
+        print(f"{stage.name}: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m tools.profile", description=__doc__.split("\n\n")[0])
+    p.add_argument("stages", nargs="*", help="stages that run on a GPU: s12, s20 ...")
+    p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--nheads", type=int, default=16)
+    p.add_argument("--seqlen", type=int, default=4096)
+    p.add_argument("--headdim", type=int, default=128)
+    p.add_argument("--causal", action="store_true")
+    p.add_argument("--out", type=Path, help="write the records here as JSON; without it, only print them")
+    p.add_argument("--no-emulator", action="store_true", help="CUDA stages: do not compare with the emulator")
+    p.add_argument("--run", help=argparse.SUPPRESS)
+    return p
+
+
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.profile", description=__doc__.split("\n\n")[0])
-    parser.add_argument("stages", nargs="*", help="stages that run on a GPU: s12, s20 ...")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--nheads", type=int, default=16)
-    parser.add_argument("--seqlen", type=int, default=4096)
-    parser.add_argument("--headdim", type=int, default=128)
-    parser.add_argument("--causal", action="store_true")
-    parser.add_argument("--out", type=Path, help="write the records here as JSON; without it, only print them")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
     if args.run:
         return run_once(args)
     if not args.stages:
-        parser.error("stages is empty; accepted: one or more that run on a GPU, such as s12 s20")
+        p.error("stages is empty; accepted: one or more that run on a GPU, such as s12 s20")
 
     from stages import get
     from stages.common.where import where
@@ -178,7 +250,7 @@ def main(argv=None) -> int:
     try:
         stages = [get(name) for name in args.stages]
     except KeyError as unknown:
-        parser.error(str(unknown))
+        p.error(str(unknown))
     for stage in stages:
         if where(stage).kind != "gpu":
             print(f"{stage.name} does not run on a GPU here: {where(stage).reason}", file=sys.stderr)
@@ -204,7 +276,9 @@ def main(argv=None) -> int:
             document = {"environment": environment(), "profiles": records}
             write_text(args.out, json.dumps(document, indent=1) + "\n")
     Console().print(table(records))
-    return 0
+    if args.no_emulator:
+        return 0
+    return max((show_beside_emulator(s, args) for s in stages if s.capability.backend == "cuda"), default=0)
 
 
 if __name__ == "__main__":

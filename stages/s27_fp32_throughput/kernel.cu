@@ -9,7 +9,7 @@
 using namespace ptx;
 
 constexpr int Br = 64, Bc = 64;  // rows of a Q tile, rows of a K/V tile
-constexpr int BUFFERS = 2;       // K/V tiles in shared memory
+constexpr int BUFFERS = 2;  // K/V tiles in shared memory
 constexpr int WARPS = 4;
 constexpr int THREADS = 32 * WARPS;
 constexpr int MMA_M = 16, MMA_N = 8, MMA_K = 16;
@@ -22,8 +22,8 @@ static_assert(Br == WARPS * MMA_M, "each warp owns MMA_M rows of Q");
 // permutes the eight chunks of each 128 bytes, differently for eight rows in succession. Whoever writes and whoever
 // reads asks here, so nobody else need know.
 template <int d>
-DEVICE u32 tile_offset(int row, int chunk) {
-  return (row * d + (chunk ^ row % 8) * 8) * sizeof(u16);
+DEVICE u32 tile_offset(u32 row, u32 chunk) {
+  return row * (d * 2) + (chunk ^ row % 8) * 16;
 }
 
 // Start copying rows [first_row, first_row + rows) of X [seqlen, d] into a tile; rows past the end become zeros.
@@ -31,11 +31,10 @@ template <int d, int rows>
 DEVICE void load_tile(u32 tile, const u16* X, long long row_stride, int first_row, int seqlen) {
   constexpr int CHUNKS = d / 8;
 #pragma unroll
-  for (int i = threadIdx.x; i < rows * CHUNKS; i += THREADS) {
-    const int row = i / CHUNKS, chunk = i % CHUNKS;
-    const bool valid = first_row + row < seqlen;
-    const u16* from = X + (valid ? first_row + row : 0) * row_stride + chunk * 8;
-    cp_async_chunk(tile + tile_offset<d>(row, chunk), from, valid);
+  for (u32 i = threadIdx.x; i < rows * CHUNKS; i += THREADS) {
+    const u32 row = i / CHUNKS, chunk = i % CHUNKS;
+    const u16* from = X + (first_row + row) * row_stride + chunk * 8;
+    cp_async_chunk(tile + tile_offset<d>(row, chunk), from, first_row + row < seqlen);
   }
 }
 
@@ -44,12 +43,13 @@ struct Bool {  // a compile-time argument for a function that is not a template
   static constexpr bool value = b;
 };
 
+// Two blocks a multiprocessor: so many as fit when a thread takes 255 registers, and so the compiler need not save any.
 template <typename T, int d, bool CAUSAL>
-__global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
+__global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
   extern __shared__ __align__(128) unsigned char smem[];
-  const u32 Q_smem = shared_address(smem);                  // [Br][d]; O passes through it at the end
-  const u32 KV_smem = Q_smem + Br * d * sizeof(u16);        // [BUFFERS][K and V][Bc][d]
-  constexpr u32 TILE_BYTES = Bc * d * sizeof(u16);
+  const u32 Q_smem = shared_address(smem);  // [Br][d]; O passes through it at the end
+  const u32 KV_smem = Q_smem + Br * d * 2;  // [BUFFERS][K and V][Bc][d]
+  constexpr u32 TILE_BYTES = Bc * d * 2;
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int batch = blockIdx.z, head = blockIdx.y, head_k = head / (p.nheads / p.nheads_k);
@@ -86,19 +86,21 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
   const int every_row_sees = CAUSAL ? min(p.seqlen_k, first_row + 1 + shift) : p.seqlen_k;  // as many keys as the first row
   const int full_blocks = max(every_row_sees, 0) / Bc;  // of `blocks`, the first so many need no mask
 
-  const auto load_kv = [&](int block) {  // start copying a K/V tile into its buffer
+  const auto load_kv = [&](int block) {  // start copying a K/V tile, if there is one, into its buffer
     const u32 K_smem = KV_smem + block % BUFFERS * 2 * TILE_BYTES;
-    load_tile<d, Bc>(K_smem, K, p.k_row, block * Bc, p.seqlen_k);
-    load_tile<d, Bc>(K_smem + TILE_BYTES, V, p.v_row, block * Bc, p.seqlen_k);
+    if (block >= 0) {
+      load_tile<d, Bc>(K_smem, K, p.k_row, block * Bc, p.seqlen_k);
+      load_tile<d, Bc>(K_smem + TILE_BYTES, V, p.v_row, block * Bc, p.seqlen_k);
+    }
     cp_async_commit();
   };
-  if (blocks > 0) load_kv(blocks - 1);
+  load_kv(blocks - 1);
 
   const auto attend = [&](auto is_first, int block) {  // work on one K/V tile
     constexpr bool FIRST = decltype(is_first)::value;
     cp_async_wait<0>();
     __syncthreads();  // the tile is there for all; and all are done with the one before
-    if (block > 0) load_kv(block - 1);  // travels during this iteration, all of it
+    load_kv(block - 1);  // travels during this iteration, all of it
     const u32 K_smem = KV_smem + block % BUFFERS * 2 * TILE_BYTES, V_smem = K_smem + TILE_BYTES;
 
     // S = Q Kᵀ

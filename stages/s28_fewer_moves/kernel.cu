@@ -1,4 +1,4 @@
-// s28_fewer_moves: both registers of a B operand come out of ldmatrix as neighbours, and the mma go to and fro.
+// s28_fewer_moves: both registers of a B operand come out of ldmatrix as neighbours.
 //
 // Dao, "FlashAttention-2" (2023), algorithm 1. A block owns a Q tile of one (batch, head) and walks K and V; each of its
 // warps owns 16 of the tile's rows from the first load to the last store, so the softmax needs no other warp.
@@ -9,7 +9,7 @@
 using namespace ptx;
 
 constexpr int Br = 64, Bc = 64;  // rows of a Q tile, rows of a K/V tile
-constexpr int BUFFERS = 2;       // K/V tiles in shared memory
+constexpr int BUFFERS = 2;  // K/V tiles in shared memory
 constexpr int WARPS = 4;
 constexpr int THREADS = 32 * WARPS;
 constexpr int MMA_M = 16, MMA_N = 8, MMA_K = 16;
@@ -22,8 +22,8 @@ static_assert(Br == WARPS * MMA_M, "each warp owns MMA_M rows of Q");
 // permutes the eight chunks of each 128 bytes, differently for eight rows in succession. Whoever writes and whoever
 // reads asks here, so nobody else need know.
 template <int d>
-DEVICE u32 tile_offset(int row, int chunk) {
-  return (row * d + (chunk ^ row % 8) * 8) * sizeof(u16);
+DEVICE u32 tile_offset(u32 row, u32 chunk) {
+  return row * (d * 2) + (chunk ^ row % 8) * 16;
 }
 
 // Start copying rows [first_row, first_row + rows) of X [seqlen, d] into a tile; rows past the end become zeros.
@@ -31,28 +31,25 @@ template <int d, int rows>
 DEVICE void load_tile(u32 tile, const u16* X, long long row_stride, int first_row, int seqlen) {
   constexpr int CHUNKS = d / 8;
 #pragma unroll
-  for (int i = threadIdx.x; i < rows * CHUNKS; i += THREADS) {
-    const int row = i / CHUNKS, chunk = i % CHUNKS;
-    const bool valid = first_row + row < seqlen;
-    const u16* from = X + (valid ? first_row + row : 0) * row_stride + chunk * 8;
-    cp_async_chunk(tile + tile_offset<d>(row, chunk), from, valid);
+  for (u32 i = threadIdx.x; i < rows * CHUNKS; i += THREADS) {
+    const u32 row = i / CHUNKS, chunk = i % CHUNKS;
+    const u16* from = X + (first_row + row) * row_stride + chunk * 8;
+    cp_async_chunk(tile + tile_offset<d>(row, chunk), from, first_row + row < seqlen);
   }
 }
-
-// Column `n` of row `k`, walked to and fro: row k + 1 begins where row k ends, with an accumulator that is still at hand.
-DEVICE constexpr int serpentine(int k, int n, int columns) { return k % 2 ? columns - 1 - n : n; }
 
 template <bool b>
 struct Bool {  // a compile-time argument for a function that is not a template
   static constexpr bool value = b;
 };
 
+// Two blocks a multiprocessor: so many as fit when a thread takes 255 registers, and so the compiler need not save any.
 template <typename T, int d, bool CAUSAL>
-__global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
+__global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
   extern __shared__ __align__(128) unsigned char smem[];
-  const u32 Q_smem = shared_address(smem);                  // [Br][d]; O passes through it at the end
-  const u32 KV_smem = Q_smem + Br * d * sizeof(u16);        // [BUFFERS][K and V][Bc][d]
-  constexpr u32 TILE_BYTES = Bc * d * sizeof(u16);
+  const u32 Q_smem = shared_address(smem);  // [Br][d]; O passes through it at the end
+  const u32 KV_smem = Q_smem + Br * d * 2;  // [BUFFERS][K and V][Bc][d]
+  constexpr u32 TILE_BYTES = Bc * d * 2;
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int batch = blockIdx.z, head = blockIdx.y, head_k = head / (p.nheads / p.nheads_k);
@@ -89,19 +86,21 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
   const int every_row_sees = CAUSAL ? min(p.seqlen_k, first_row + 1 + shift) : p.seqlen_k;  // as many keys as the first row
   const int full_blocks = max(every_row_sees, 0) / Bc;  // of `blocks`, the first so many need no mask
 
-  const auto load_kv = [&](int block) {  // start copying a K/V tile into its buffer
+  const auto load_kv = [&](int block) {  // start copying a K/V tile, if there is one, into its buffer
     const u32 K_smem = KV_smem + block % BUFFERS * 2 * TILE_BYTES;
-    load_tile<d, Bc>(K_smem, K, p.k_row, block * Bc, p.seqlen_k);
-    load_tile<d, Bc>(K_smem + TILE_BYTES, V, p.v_row, block * Bc, p.seqlen_k);
+    if (block >= 0) {
+      load_tile<d, Bc>(K_smem, K, p.k_row, block * Bc, p.seqlen_k);
+      load_tile<d, Bc>(K_smem + TILE_BYTES, V, p.v_row, block * Bc, p.seqlen_k);
+    }
     cp_async_commit();
   };
-  if (blocks > 0) load_kv(blocks - 1);
+  load_kv(blocks - 1);
 
   const auto attend = [&](auto is_first, int block) {  // work on one K/V tile
     constexpr bool FIRST = decltype(is_first)::value;
     cp_async_wait<0>();
     __syncthreads();  // the tile is there for all; and all are done with the one before
-    if (block > 0) load_kv(block - 1);  // travels during this iteration, all of it
+    load_kv(block - 1);  // travels during this iteration, all of it
     const u32 K_smem = KV_smem + block % BUFFERS * 2 * TILE_BYTES, V_smem = K_smem + TILE_BYTES;
 
     // S = Q Kᵀ
@@ -109,7 +108,7 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
     constexpr int K_STEPS = d / MMA_K * (Bc / 16);
     u32 K_frag[2][4];  // 16 keys × 16 of d; rows of K are columns of Kᵀ, so no transpose: B operands for two n-tiles
     const auto load_K_frag = [&](int i) {
-      const int k = i / (Bc / 16), n = serpentine(k, i % (Bc / 16), Bc / 16);
+      const int k = i / (Bc / 16), n = i % (Bc / 16);
       // BEGIN SOLUTION neighbours: an mma reads B from two registers side by side: let matrices 0, 1 and 2, 3 be one each
       const int key = n * 16 + lane / 16 * 8 + lane % 8, chunk = 2 * k + lane / 8 % 2;
       // END SOLUTION
@@ -118,7 +117,7 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
     load_K_frag(0);
 #pragma unroll
     for (int i = 0; i < K_STEPS; i++) {
-      const int k = i / (Bc / 16), n = serpentine(k, i % (Bc / 16), Bc / 16);
+      const int k = i / (Bc / 16), n = i % (Bc / 16);
       if (i + 1 < K_STEPS) load_K_frag(i + 1);
       mma_m16n8k16<T>(S[2 * n], Q_frag[k], K_frag[i % 2][0], K_frag[i % 2][1], k == 0);
       mma_m16n8k16<T>(S[2 * n + 1], Q_frag[k], K_frag[i % 2][2], K_frag[i % 2][3], k == 0);
@@ -178,13 +177,13 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
     constexpr int V_STEPS = Bc / MMA_K * (d / 16);
     u32 V_frag[2][4];  // 16 keys × 16 of d, transposed on the way: B operands for two n-tiles
     const auto load_V_frag = [&](int i) {
-      const int k = i / (d / 16), n = serpentine(k, i % (d / 16), d / 16);
+      const int k = i / (d / 16), n = i % (d / 16);
       ldmatrix_x4_trans(V_frag[i % 2], V_smem + tile_offset<d>(k * 16 + lane % 16, 2 * n + lane / 16));
     };
     load_V_frag(0);
 #pragma unroll
     for (int i = 0; i < V_STEPS; i++) {
-      const int k = i / (d / 16), n = serpentine(k, i % (d / 16), d / 16);
+      const int k = i / (d / 16), n = i % (d / 16);
       if (i + 1 < V_STEPS) load_V_frag(i + 1);
       // Two accumulators side by side lie in the registers as an A operand does: P goes from one product to the next as it is.
       const u32 P_frag[4] = {pack<T>(S[2 * k][0], S[2 * k][1]), pack<T>(S[2 * k][2], S[2 * k][3]),

@@ -9,7 +9,7 @@
 using namespace ptx;
 
 constexpr int Br = 64, Bc = 64;  // rows of a Q tile, rows of a K/V tile
-constexpr int BUFFERS = 2;       // K/V tiles in shared memory
+constexpr int BUFFERS = 2;  // K/V tiles in shared memory
 constexpr int WARPS = 4;
 constexpr int THREADS = 32 * WARPS;
 constexpr int MMA_M = 16, MMA_N = 8, MMA_K = 16;
@@ -22,17 +22,18 @@ static_assert(Br == WARPS * MMA_M, "each warp owns MMA_M rows of Q");
 // permutes the eight chunks of each 128 bytes, differently for eight rows in succession. Whoever writes and whoever
 // reads asks here, so nobody else need know.
 template <int d>
-DEVICE u32 tile_offset(int row, int chunk) {
-  return (row * d + (chunk ^ row % 8) * 8) * sizeof(u16);
+DEVICE u32 tile_offset(u32 row, u32 chunk) {
+  return row * (d * 2) + (chunk ^ row % 8) * 16;
 }
 
-// The place `rows` rows and `chunks` chunks on from the one at `offset`. XOR is bitwise: (a + b) ^ r = b ^ (a ^ r) where a
-// and b have no bit in common. So with `rows` a multiple of 8, which leaves r as it was, and `chunks` without the bits of
-// the chunk at `offset`, the swizzle need not be computed again. Constants: one XOR, which n and k share, and an immediate.
-// BEGIN SOLUTION step: from `offset`, without row and chunk
+// The place `rows` rows and `chunks` chunks on from `place`, an address or an offset. XOR goes bit by bit, so that
+// (a + b) ^ r = (a ^ r) ^ b where a and b have no bit in common. With `rows` a multiple of 8, which leaves r as it was, and
+// `chunks` without the bits of the chunk at `place`, the swizzle need not be computed again; tiles begin at multiples of
+// their rows' length, and stay out of it. Both are constants: one XOR serves every n, and n itself is an immediate.
+// BEGIN SOLUTION step: from `place`, without row and chunk
 template <int d>
-DEVICE constexpr u32 tile_step(u32 offset, int rows, int chunks) {
-  return (offset ^ chunks * 16) + rows * d * sizeof(u16);
+DEVICE u32 tile_step(u32 place, u32 rows, u32 chunks) {
+  return (place ^ chunks * 16) + rows * (d * 2);
 }
 // END SOLUTION
 
@@ -42,7 +43,7 @@ DEVICE void load_tile(u32 tile, const u16* X, long long row_stride, int first_ro
   constexpr int CHUNKS = d / 8, STEP = THREADS / CHUNKS;  // chunks of a row; rows that the block copies at a time
   static_assert(STEP % 8 == 0, "the swizzle is the same in every step");
   // BEGIN SOLUTION copy: each thread stays in its column and goes down STEP rows at a time
-  const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+  const u32 row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
   const u32 to = tile + tile_offset<d>(row, chunk);
   const u16* from = X + (first_row + row) * row_stride + chunk * 8;
 #pragma unroll
@@ -51,20 +52,18 @@ DEVICE void load_tile(u32 tile, const u16* X, long long row_stride, int first_ro
   // END SOLUTION
 }
 
-// Column `n` of row `k`, walked to and fro: row k + 1 begins where row k ends, with an accumulator that is still at hand.
-DEVICE constexpr int serpentine(int k, int n, int columns) { return k % 2 ? columns - 1 - n : n; }
-
 template <bool b>
 struct Bool {  // a compile-time argument for a function that is not a template
   static constexpr bool value = b;
 };
 
+// Two blocks a multiprocessor: so many as fit when a thread takes 255 registers, and so the compiler need not save any.
 template <typename T, int d, bool CAUSAL>
-__global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
-  extern __shared__ __align__(128) unsigned char smem[];
-  const u32 Q_smem = shared_address(smem);                  // [Br][d]; O passes through it at the end
-  const u32 KV_smem = Q_smem + Br * d * sizeof(u16);        // [BUFFERS][K and V][Bc][d]
-  constexpr u32 TILE_BYTES = Bc * d * sizeof(u16);
+__global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
+  extern __shared__ __align__(256) unsigned char smem[];
+  const u32 Q_smem = shared_address(smem);  // [Br][d]; O passes through it at the end
+  const u32 KV_smem = Q_smem + Br * d * 2;  // [BUFFERS][K and V][Bc][d]
+  constexpr u32 TILE_BYTES = Bc * d * 2;
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int batch = blockIdx.z, head = blockIdx.y, head_k = head / (p.nheads / p.nheads_k);
@@ -83,14 +82,14 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
   cp_async_commit();
   cp_async_wait<0>();
   __syncthreads();
-  // Where this lane's row of an ldmatrix lies in the first 16×16 elements of a tile. K's order is another: see load_K_frag.
+  // Where this lane's row of an ldmatrix lies in the first 16×16 elements of a tile; for K, in its fragments' order.
   const u32 lane_offset = tile_offset<d>(lane % 16, lane / 16);
   const u32 K_lane_offset = tile_offset<d>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 
   u32 Q_frag[d / MMA_K][4];  // this warp's 16 rows of Q, as A operands
 #pragma unroll
   for (int k = 0; k < d / MMA_K; k++)
-    ldmatrix_x4(Q_frag[k], Q_smem + tile_step<d>(lane_offset, warp * MMA_M, 2 * k));
+    ldmatrix_x4(Q_frag[k], tile_step<d>(Q_smem + lane_offset, warp * MMA_M, 2 * k));
 
   float O_acc[d / MMA_N][4];  // [16 rows, d], not yet divided by l
   float m[2];                 // running maximum of Q Kᵀ, not yet scaled, one for each of the thread's two rows
@@ -105,20 +104,22 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
   const int every_row_sees = CAUSAL ? min(p.seqlen_k, first_row + 1 + shift) : p.seqlen_k;  // as many keys as the first row
   const int full_blocks = max(every_row_sees, 0) / Bc;  // of `blocks`, the first so many need no mask
 
-  const auto load_kv = [&](auto is_ragged, int block) {  // start copying a K/V tile into its buffer
+  const auto load_kv = [&](auto is_ragged, int block) {  // start copying a K/V tile, if there is one, into its buffer
     constexpr bool RAGGED = decltype(is_ragged)::value;
     const u32 K_smem = KV_smem + block % BUFFERS * 2 * TILE_BYTES;
-    load_tile<d, Bc, RAGGED>(K_smem, K, p.k_row, block * Bc, p.seqlen_k);
-    load_tile<d, Bc, RAGGED>(K_smem + TILE_BYTES, V, p.v_row, block * Bc, p.seqlen_k);
+    if (block >= 0) {
+      load_tile<d, Bc, RAGGED>(K_smem, K, p.k_row, block * Bc, p.seqlen_k);
+      load_tile<d, Bc, RAGGED>(K_smem + TILE_BYTES, V, p.v_row, block * Bc, p.seqlen_k);
+    }
     cp_async_commit();
   };
-  if (blocks > 0) load_kv(Bool<true>(), blocks - 1);
+  load_kv(Bool<true>(), blocks - 1);  // the only one that may reach past the end
 
   const auto attend = [&](auto is_first, int block) {  // work on one K/V tile
     constexpr bool FIRST = decltype(is_first)::value;
     cp_async_wait<0>();
     __syncthreads();  // the tile is there for all; and all are done with the one before
-    if (block > 0) load_kv(Bool<false>(), block - 1);  // travels during this iteration, all of it
+    load_kv(Bool<false>(), block - 1);  // travels during this iteration, all of it
     const u32 K_smem = KV_smem + block % BUFFERS * 2 * TILE_BYTES, V_smem = K_smem + TILE_BYTES;
 
     // S = Q Kᵀ
@@ -126,14 +127,14 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
     constexpr int K_STEPS = d / MMA_K * (Bc / 16);
     u32 K_frag[2][4];  // 16 keys × 16 of d; rows of K are columns of Kᵀ, so no transpose: B operands for two n-tiles
     const auto load_K_frag = [&](int i) {
-      const int k = i / (Bc / 16), n = serpentine(k, i % (Bc / 16), Bc / 16);
+      const int k = i / (Bc / 16), n = i % (Bc / 16);
       // An mma reads B from two registers side by side: matrices 0 and 1 are those of one n-tile, 2 and 3 of the next.
-      ldmatrix_x4(K_frag[i % 2], K_smem + tile_step<d>(K_lane_offset, n * 16, 2 * k));
+      ldmatrix_x4(K_frag[i % 2], tile_step<d>(K_smem + K_lane_offset, n * 16, 2 * k));
     };
     load_K_frag(0);
 #pragma unroll
     for (int i = 0; i < K_STEPS; i++) {
-      const int k = i / (Bc / 16), n = serpentine(k, i % (Bc / 16), Bc / 16);
+      const int k = i / (Bc / 16), n = i % (Bc / 16);
       if (i + 1 < K_STEPS) load_K_frag(i + 1);
       mma_m16n8k16<T>(S[2 * n], Q_frag[k], K_frag[i % 2][0], K_frag[i % 2][1], k == 0);
       mma_m16n8k16<T>(S[2 * n + 1], Q_frag[k], K_frag[i % 2][2], K_frag[i % 2][3], k == 0);
@@ -193,13 +194,13 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
     constexpr int V_STEPS = Bc / MMA_K * (d / 16);
     u32 V_frag[2][4];  // 16 keys × 16 of d, transposed on the way: B operands for two n-tiles
     const auto load_V_frag = [&](int i) {
-      const int k = i / (d / 16), n = serpentine(k, i % (d / 16), d / 16);
-      ldmatrix_x4_trans(V_frag[i % 2], V_smem + tile_step<d>(lane_offset, k * 16, 2 * n));
+      const int k = i / (d / 16), n = i % (d / 16);
+      ldmatrix_x4_trans(V_frag[i % 2], tile_step<d>(V_smem + lane_offset, k * 16, 2 * n));
     };
     load_V_frag(0);
 #pragma unroll
     for (int i = 0; i < V_STEPS; i++) {
-      const int k = i / (d / 16), n = serpentine(k, i % (d / 16), d / 16);
+      const int k = i / (d / 16), n = i % (d / 16);
       if (i + 1 < V_STEPS) load_V_frag(i + 1);
       // Two accumulators side by side lie in the registers as an A operand does: P goes from one product to the next as it is.
       const u32 P_frag[4] = {pack<T>(S[2 * k][0], S[2 * k][1]), pack<T>(S[2 * k][2], S[2 * k][3]),
@@ -225,10 +226,10 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(const Params p) {
     l[r] += shfl_xor(l[r], 2);
     if (l[r] == 0.f) l[r] = 1.f;  // a row that saw no key: O = 0 / 1, L = -inf + log 1
     if (in_quad == 0 && row[r] < p.seqlen_q) st_global(&L[row[r]], m[r] * p.softmax_scale + logf(l[r]));
-    const u32 O_smem = Q_smem + in_quad * 4, offset = tile_offset<d>(quad, 0);
+    const u32 O_lane = Q_smem + tile_offset<d>(quad, 0) + in_quad * 4;
 #pragma unroll
     for (int n = 0; n < d / MMA_N; n++)
-      st_shared(O_smem + tile_step<d>(offset, warp * MMA_M + 8 * r, n),
+      st_shared(tile_step<d>(O_lane, warp * MMA_M + 8 * r, n),
                 pack<T>(O_acc[n][r * 2] / l[r], O_acc[n][r * 2 + 1] / l[r]));
   }
   __syncwarp();

@@ -14,7 +14,7 @@ text names lines and threads. The kernel runs in a process of its own: whatever 
 
 from tools.emulator.build import CompileError, missing
 from tools.emulator.process import Array, Struct, launch
-from tools.emulator.report import Finding, KernelError, Report, Site
+from tools.emulator.report import Finding, KernelError, Pass, Report, Site, Trace
 from tools.emulator.session import SCHEDULES, Session, Settings, emulate
 
 __all__ = [
@@ -23,11 +23,13 @@ __all__ = [
     "CompileError",
     "Finding",
     "KernelError",
+    "Pass",
     "Report",
     "Session",
     "Settings",
     "Site",
     "Struct",
+    "Trace",
     "emulate",
     "launch",
     "missing",

@@ -128,6 +128,7 @@ def _settings_lines(settings: Settings) -> list[str]:
         f"seed {settings.seed}",
         f"races {int(settings.races)}",
         f"counters {int(settings.counters)}",
+        f"trace {settings.trace}",
         f"limit {settings.limit_s}",
     ]
 

@@ -38,6 +38,31 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """What is served of an instruction over shared memory at once, or were it not for bank conflicts. lanes: whose."""
+
+    lanes: tuple[int, ...]
+    wavefronts: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One execution of an instruction over shared memory by one warp.
+
+    addresses: of each of the 32 lanes, in bytes from the start of the block's shared memory; None: it took no part.
+    """
+
+    op: str
+    file: str
+    line: int
+    block: tuple[int, int, int]
+    warp: int
+    bytes_per_lane: int
+    addresses: tuple[int | None, ...]
+    passes: tuple[Pass, ...]
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something wrong with the kernel.
 
@@ -60,13 +85,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """One launch. kernel: its name; sites: in the order of their lines; seconds: that the process took."""
+    """One launch. kernel: its name; sites: in the order of their lines; seconds: that the process took;
+    traces: as many as Settings.trace asked for."""
 
     kernel: str
     sites: tuple[Site, ...]
     findings: tuple[Finding, ...]
     switches: int
     seconds: float
+    traces: tuple[Trace, ...] = ()
 
     def at(self, line: int) -> tuple[Site, ...]:
         """What is counted on one line of kernel.cu."""
@@ -77,6 +104,26 @@ class Report:
         ops = (ops,) if isinstance(ops, str) else ops
         return sum(getattr(site, counter) for site in self.sites if ops is None or site.op in ops)
 
+    def as_profiled(self) -> dict[str, int]:
+        """The totals that a GPU's profiler would read for the launch, by the names of tools.profile.COUNTERS; after
+        them those that it counts an instruction at a time: wavefronts and conflicts of ldmatrix and cp.async alone."""
+        matrix, copy = ("ldmatrix", "ldmatrix.trans"), "cp.async"
+        loads = (*matrix, "ld.shared")
+        return {
+            "shared_load_wavefronts": self.total("wavefronts", loads),
+            "shared_load_conflicts": self.total("conflicts", loads),
+            "shared_store_wavefronts": self.total("wavefronts", "st.shared"),
+            "shared_store_conflicts": self.total("conflicts", "st.shared"),
+            "global_load_sectors": self.total("sectors", ("ld.global", copy)),
+            "global_store_sectors": self.total("sectors", "st.global"),
+            "ldmatrix": self.total("instructions", matrix),
+            "cp_async": self.total("instructions", copy),
+            "ldmatrix_wavefronts": self.total("wavefronts", matrix),
+            "ldmatrix_conflicts": self.total("conflicts", matrix),
+            "cp_async_wavefronts": self.total("wavefronts", copy),
+            "cp_async_conflicts": self.total("conflicts", copy),
+        }
+
     @classmethod
     def from_json(cls, text: str, *, kernel: str, seconds: float, line_of) -> Report:
         """Read what the worker wrote. line_of(program counters): the first line of
@@ -85,11 +132,20 @@ class Report:
         sites = [Site(file=s["source"][0], line=s["source"][1], **_without(s, "source")) for s in data["sites"]]
         sites.sort(key=lambda site: (site.file, site.line, site.op))
         findings = tuple(_finding(f, line_of) for f in data["findings"])
-        return cls(kernel, tuple(sites), findings, data["switches"], seconds)
+        traces = tuple(map(_trace, data["traces"]))
+        return cls(kernel, tuple(sites), findings, data["switches"], seconds, traces)
 
 
 def _without(record: dict, name: str) -> dict:
     return {key: value for key, value in record.items() if key != name}
+
+
+def _trace(t: dict) -> Trace:
+    passes = tuple(
+        Pass(tuple(lane for lane in range(32) if mask >> lane & 1), wavefronts) for mask, wavefronts in t["passes"]
+    )
+    (file, line), block, addresses = t["source"], tuple(t["block"]), tuple(t["addresses"])
+    return Trace(t["op"], file, line, block, t["warp"], t["bytes_per_lane"], addresses, passes)
 
 
 def _finding(f: dict, line_of) -> Finding:

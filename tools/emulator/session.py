@@ -17,6 +17,7 @@ class Settings:
     """asynchronous: "late", copies land at the wait that guarantees them, or "early", when issued.
     schedule: the order in which threads run: "forward", "reverse", "random" (by `seed`) or "interleave".
     races, counters: whether accesses are checked for order, and counted.
+    trace: of how many instructions a line the shared-memory addresses are kept, in Report.traces.
     limit_s: CPU seconds after which a kernel counts as hanging.
     """
 
@@ -25,6 +26,7 @@ class Settings:
     seed: int = 1
     races: bool = True
     counters: bool = True
+    trace: int = 0
     limit_s: float = 60.0
 
     def __post_init__(self) -> None:
@@ -34,6 +36,8 @@ class Settings:
         ):
             if value not in accepted:
                 raise ValueError(f"{name} is {value!r}; accepted: {', '.join(accepted)}")
+        if self.trace < 0 or (self.trace and not self.counters):
+            raise ValueError(f"trace is {self.trace!r}; accepted: 0, or with counters more")
         if not self.limit_s > 0:
             raise ValueError(f"limit_s is {self.limit_s!r}; accepted: seconds above 0")
 

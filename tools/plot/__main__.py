@@ -1,6 +1,8 @@
 """Draw every plot of the results files: throughput, time and memory, the ladder, the roofline, v1 against v2.
 
-Each is written as PNG and SVG, named after the plot and the device: docs/plots/throughput-h200.svg.
+Each is written as PNG and SVG, named after the plot and the device: docs/plots/throughput-h200.svg. Unless --results
+chooses the files, the two pictures of what the emulator does follow, bank-conflicts and fragments, where there is a C++
+compiler.
 
 Exit codes: 0 all is drawn; 1 a results file is damaged (the others are drawn all the same), or there is
 nothing to draw; 2 wrong arguments.
@@ -16,6 +18,7 @@ from pathlib import Path
 import matplotlib
 
 from tools import results
+from tools.emulator.build import missing
 from tools.plot import charts, style
 
 
@@ -52,6 +55,17 @@ def draw(files: Sequence[results.Results], out: Path) -> list[Path]:
     return written
 
 
+def draw_hardware(out: Path) -> list[Path]:
+    """Draw what the emulator is asked for -> the paths written; without a compiler nothing, and say so."""
+    lacking = missing()
+    if lacking:
+        print(f"bank-conflicts and fragments are not drawn: {lacking}", file=sys.stderr)
+        return []
+    from tools.plot import hardware
+
+    return hardware.draw(out)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
@@ -68,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(problem, file=sys.stderr)
     try:
         written = draw(good, args.out)
+        if args.results is None:
+            written += draw_hardware(args.out)
     except KeyboardInterrupt:
         return 130
     for path in written:

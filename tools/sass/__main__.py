@@ -17,7 +17,6 @@ not declare, a stale file (--check); 2 wrong arguments.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from pathlib import Path
 from stages import STAGES, get
 from stages.common.record import Stage
 from stages.common.where import installed
+from tools.edited import Edited, edited
 
 ARCHES = ("80", "89", "90a")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "bfloat16": "bfloat16", "float16": "float16"}
@@ -50,19 +50,6 @@ def parser() -> argparse.ArgumentParser:
 
 def cuda_stages() -> list[Stage]:
     return [stage for stage in STAGES if stage.capability.backend == "cuda"]
-
-
-class Edited(Stage):
-    """A stage whose kernel file is another one."""
-
-    kernel_file = None
-
-
-def edited(stage: Stage, kernel: Path) -> Stage:
-    """`stage` with `kernel` for its kernel.cu."""
-    made = Edited(**{field.name: getattr(stage, field.name) for field in dataclasses.fields(stage)})
-    object.__setattr__(made, "kernel_file", kernel.resolve())  # the record is frozen
-    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@
 #include <tuple>
 
 #include "state.hpp"
+#include "trace.hpp"
 
 namespace emulator {
 
@@ -82,7 +83,8 @@ inline u32 wavefronts(const u32* addresses, u32 mask, u32 bytes) {
   return most;
 }
 
-inline void count_shared(Site& site, const u32* addresses, u32 mask, u32 bytes) {
+inline void count_shared(Site& site, int warp, const u32* addresses, u32 mask, u32 bytes) {
+  Trace* const trace = start_trace(int(&site - sites.data()), warp, addresses, bytes);
   const int lanes_per_pass = bytes <= 4 ? 32 : 128 / bytes;
   for (int first = 0; first < 32; first += lanes_per_pass) {
     const u32 lanes = mask & (FULL_MASK >> (32 - lanes_per_pass)) << first;
@@ -91,6 +93,7 @@ inline void count_shared(Site& site, const u32* addresses, u32 mask, u32 bytes) 
     site.passes++;
     site.wavefronts += n;
     site.ways = std::max(site.ways, n);
+    if (trace) trace->passes.push_back({lanes, n});
   }
 }
 
@@ -108,10 +111,10 @@ inline void count_global(Site& site, const u64* addresses, u32 mask, u32 bytes) 
   site.ideal_sectors += (moved + 31) / 32;
 }
 
-inline void count_access(Site& site, const Access& access) {
+inline void count_access(Site& site, int warp, const Access& access) {
   site.instructions++;
   site.lanes += __builtin_popcount(access.mask);
-  if (access.shared_mask) count_shared(site, access.shared, access.shared_mask, site.bytes_per_lane);
+  if (access.shared_mask) count_shared(site, warp, access.shared, access.shared_mask, site.bytes_per_lane);
   if (access.global_mask) count_global(site, access.global, access.global_mask, site.bytes_per_lane);
 }
 
@@ -132,7 +135,7 @@ inline void count_lane(const char* op, u32 bytes, u32 shared, const void* global
   if (shared != NO_SHARED) access.shared_mask |= 1u << lane, access.shared[lane] = shared;
   if (global) access.global_mask |= 1u << lane, access.global[lane] = reinterpret_cast<u64>(global);
   while (!o.accesses.empty() && o.accesses.front().mask == warps[current->warp].lanes) {
-    count_access(sites[s], o.accesses.front());
+    count_access(sites[s], current->warp, o.accesses.front());
     o.accesses.pop_front();
     o.first++;
   }
@@ -146,7 +149,7 @@ inline void close_accesses(int warp) {
   auto& open = open_accesses[warp];
   for (size_t s = 0; s < open.size(); s++) {
     Open& o = open[s];
-    for (auto& access : o.accesses) count_access(sites[s], access);
+    for (auto& access : o.accesses) count_access(sites[s], warp, access);
     o.accesses.clear();
     o.first = 0;
     std::fill_n(o.seen, 32, 0);

@@ -64,7 +64,7 @@ void ldmatrix(int matrices, bool transposed, u32* r, u32 row_address, Source sou
     if (warp.lanes != FULL_MASK) fail_here("divergence", format("executes %s in a warp of fewer than 32 lanes", op));
     Site* site = count_collective(op, source, FULL_MASK);
     const auto operand = [&](int lane) { return static_cast<LoadOperand*>(warp.operand[lane]); };
-    u32 addresses[32];
+    u32 addresses[32] = {};
     Thread* const last = current;
     for (int lane = 0; lane < 8 * matrices; lane++) {
       addresses[lane] = operand(lane)->row_address;
@@ -83,7 +83,7 @@ void ldmatrix(int matrices, bool transposed, u32* r, u32 row_address, Source sou
           to = half ? (to & 0xffff) | u32(elements[c]) << 16 : (to & 0xffff0000) | elements[c];
         }
       }
-    if (site) count_shared(*site, addresses, FULL_MASK >> (32 - 8 * matrices), 16);
+    if (site) count_shared(*site, last->warp, addresses, FULL_MASK >> (32 - 8 * matrices), 16);
   });
 }
 

@@ -108,7 +108,7 @@ inline void handle_signal(int number, siginfo_t* info, void* context) {
       t ? t->source.line : 0, t ? t->id : -1, block_index.x, block_index.y, block_index.z);
   for (int i = 0; i < counters_seen; i++)
     n += snprintf(text + n, sizeof text - n, i ? ", %llu" : "%llu", program_counters[i]);
-  n += snprintf(text + n, sizeof text - n, "]}], \"sites\": [], \"switches\": 0}\n");
+  n += snprintf(text + n, sizeof text - n, "]}], \"sites\": [], \"traces\": [], \"switches\": 0}\n");
   write_all(text, n);
   _exit(0);
 }

@@ -46,12 +46,30 @@ inline std::string json(const Site& s) {
                 s.ideal_sectors);
 }
 
+inline std::string json(const Trace& t) {
+  u32 lanes = 0;
+  for (auto& pass : t.passes) lanes |= pass.lanes;
+  std::string text = "{\"op\": " + quoted(sites[t.site].op) + ", \"source\": " + json(sites[t.site].source) +
+                     format(", \"block\": [%u, %u, %u], \"warp\": %d, \"bytes_per_lane\": %u, \"addresses\": [", t.block.x,
+                            t.block.y, t.block.z, t.warp, t.bytes_per_lane);
+  for (int lane = 0; lane < 32; lane++) {
+    text += lane ? ", " : "";
+    text += lanes >> lane & 1 ? format("%u", t.addresses[lane]) : "null";
+  }
+  text += "], \"passes\": [";
+  for (size_t i = 0; i < t.passes.size(); i++)
+    text += format(i ? ", [%u, %u]" : "[%u, %u]", t.passes[i].lanes, t.passes[i].wavefronts);
+  return text + "]}";
+}
+
 inline void write_report() {
   for (int w = 0; w < int(any_open.size()); w++) close_accesses(w);
   std::string text = "{\"findings\": [";
   for (size_t i = 0; i < findings.size(); i++) text += (i ? ",\n" : "\n") + json(findings[i]);
   text += "],\n\"sites\": [";
   for (size_t i = 0; i < sites.size(); i++) text += (i ? ",\n" : "\n") + json(sites[i]);
+  text += "],\n\"traces\": [";
+  for (size_t i = 0; i < traces.size(); i++) text += (i ? ",\n" : "\n") + json(traces[i]);
   text += format("],\n\"switches\": %llu}\n", switches);
   write_all(text.data(), text.size());
 }

@@ -18,6 +18,7 @@ struct Settings {
   Schedule schedule = Schedule::forward;
   bool races = true;
   bool counters = true;
+  u32 trace = 0;  // of how many instructions a line the shared-memory addresses are kept
   u32 seed = 1;
   double limit_s = 60;  // of CPU time
 };

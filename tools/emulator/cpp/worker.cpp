@@ -4,7 +4,7 @@
 //   worker MEMORY_FD REPORT_FD < request
 //
 // A request is a line of words for each setting, in any order:
-//   grid X Y Z | block X Y Z | shared BYTES | early 0|1 | schedule NAME | races 0|1 | counters 0|1 | seed N | limit SECONDS
+//   grid X Y Z | block X Y Z | shared BYTES | early 0|1 | schedule NAME | races 0|1 | counters 0|1 | trace N | seed N | limit SECONDS
 //   array NAME FILE_OFFSET SKIP BYTES WRITABLE      an argument's memory: SKIP bytes into a page of the file
 //   parameter HEX_BYTES                             a kernel parameter, in order
 //   pointer PARAMETER OFFSET ARRAY                  where in a parameter the address of which array belongs
@@ -72,6 +72,7 @@ static void read_request(std::istream& input, int memory_file) {
     else if (word == "early") words >> settings.early;
     else if (word == "races") words >> settings.races;
     else if (word == "counters") words >> settings.counters;
+    else if (word == "trace") words >> settings.trace;
     else if (word == "seed") words >> settings.seed;
     else if (word == "limit") words >> settings.limit_s;
     else if (word == "schedule") {
