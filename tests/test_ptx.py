@@ -347,8 +347,8 @@ def test_votes(run):
     out = np.zeros((len(ballots), 3, 32), np.uint32)
     run(
         "  for (int i = 0; i < n; i++) {\n    const bool mine = ballots[i] >> lane & 1;\n"
-        "    out[i * 96 + lane] = any(mine);\n    out[i * 96 + 32 + lane] = all(mine);\n"
-        "    out[i * 96 + 64 + lane] = ballot(mine);\n  }",
+        "    out[i * 96 + lane] = vote_any(mine);\n    out[i * 96 + 32 + lane] = vote_all(mine);\n"
+        "    out[i * 96 + 64 + lane] = vote_ballot(mine);\n  }",
         ("int n", np.int32(len(ballots))),
         ballots=ballots,
         out=out,
@@ -392,7 +392,7 @@ def test_a_warp_that_is_not_whole(schedule):
     out = np.zeros((3, 40), np.uint32)
     with emulate(schedule=schedule):
         in_emulator(
-            "  out[threadIdx.x] = all(true);\n  out[40 + threadIdx.x] = ballot(true);\n"
+            "  out[threadIdx.x] = vote_all(true);\n  out[40 + threadIdx.x] = vote_ballot(true);\n"
             "  out[80 + threadIdx.x] = shfl_xor(threadIdx.x, 1);",
             block=40,
             out=out,

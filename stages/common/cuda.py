@@ -39,7 +39,7 @@ def instantiation(dtype: torch.dtype, headdim: int, causal: bool, arguments: tup
 
 @functools.cache
 def _kernel(stage: Stage, name: str, shared_bytes: int, device: int) -> int:
-    """The address of the kernel, compiled on first use (seconds), then cached: here for the process, by CuPy on disk."""
+    """The kernel's address; compiled on first use (seconds), then cached: here for the process, by CuPy on disk."""
     import cupy
 
     with cupy.cuda.Device(device):
@@ -53,7 +53,7 @@ def _kernel(stage: Stage, name: str, shared_bytes: int, device: int) -> int:
 _loaded: list = []
 
 
-# ---- specialisations --------------------------------------------------------------------------------------------------
+# ---- specialisations ------------------------------------------------------------------------------------------------
 
 AFTER_CALLS = 8  # of the same strides, a specialisation for them begins to compile
 _specialise: contextvars.ContextVar[str | None] = contextvars.ContextVar("specialise", default=None)
@@ -100,7 +100,7 @@ def _specialised(key: tuple) -> int | None:
     return _compiling[key].result() if _compiling[key].done() else None
 
 
-# ---- launching --------------------------------------------------------------------------------------------------------
+# ---- launching ------------------------------------------------------------------------------------------------------
 
 
 def launch(

@@ -360,11 +360,11 @@ DEVICE T shfl_idx(T value, int index, int width = 32) {
 }
 
 // Whether any of the lanes says so; whether all do.
-DEVICE bool any(bool predicate) { return __any_sync(0xffffffffu, predicate); }
-DEVICE bool all(bool predicate) { return __all_sync(0xffffffffu, predicate); }
+DEVICE bool vote_any(bool predicate) { return __any_sync(0xffffffffu, predicate); }
+DEVICE bool vote_all(bool predicate) { return __all_sync(0xffffffffu, predicate); }
 
 // Bit i is lane i's predicate.
-DEVICE u32 ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
+DEVICE u32 vote_ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
 
 // ---- barriers of the block: beside __syncthreads(), which is number 0 for all of its threads --------------------------
 

@@ -60,7 +60,7 @@ class Tiles:
         return rows * (headdim + self.Bc) // 32 + rows * fragments // 64 + rows // 4
 
     def why_not(self, headdim: int, arch: int = 80) -> str | None:
-        """Why this cannot be compiled or launched at `headdim` on compute capability `arch` (10·major + minor); None: it can."""
+        """Why this cannot run at `headdim` on compute capability `arch` (10·major + minor); None: it can."""
         step = self.threads * 8 // headdim  # rows that the block copies at a time
         shared = SHARED_BYTES.get(arch, min(SHARED_BYTES.values()))
         allowed = min(MAX_REGISTERS, REGISTERS // (self.threads * self.blocks) // 8 * 8)
@@ -74,8 +74,8 @@ class Tiles:
             return "one buffer: the next tile would be copied onto the one that is worked on"
         if self.shared_bytes(headdim) > shared:
             return f"{self.shared_bytes(headdim):,} bytes of shared memory; a block may have {shared:,}"
-        if self.blocks * (self.shared_bytes(headdim) + 1024) > shared + 1024:
-            return f"{self.blocks} blocks take {self.blocks * self.shared_bytes(headdim):,} bytes of shared memory, more than there are"
+        if self.blocks * (self.shared_bytes(headdim) + 1024) > shared + 1024:  # the system takes 1 KiB a block
+            return f"{self.blocks} blocks take more shared memory than the {shared + 1024:,} bytes of a multiprocessor"
         if self.registers(headdim) >= allowed:
             return f"O, S and Q alone take {self.registers(headdim)} registers a thread; {allowed} are there"
         return None
@@ -121,4 +121,3 @@ def _table(device: str) -> dict[tuple[str, int, bool], Tiles]:
 def table_file(device: str) -> Path:
     """Where the choice for a device is kept: "NVIDIA H200" in docs/results/autotune/nvidia-h200.json."""
     return TABLES / f"{'-'.join(device.lower().split())}.json"
-

@@ -1,4 +1,4 @@
-"""s31_autotune: the host side. The kernel is in kernel.cu; tools.autotune looks for the fastest tiles of a device."""
+"""s31_autotune: the host side. The kernel is in kernel.cu, its tiles come from stages/common/tiles.py."""
 
 from stages.common.contract import prepare
 from stages.common.cuda import launch, static_strides

@@ -1,4 +1,4 @@
-"""s32_schedule: the host side. The kernel is in kernel.cu; tools.autotune looks for the fastest tiles of a device."""
+"""s32_schedule: the host side. The kernel is in kernel.cu, its tiles come from stages/common/tiles.py."""
 
 from stages.common.contract import prepare
 from stages.common.cuda import launch, static_strides
@@ -20,7 +20,7 @@ def shared_bytes(headdim: int) -> int:
 
 
 def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
-    """The stage contract (stages/common/contract.py). A block for every Q tile of every batch and head; see kernel.cu for the order."""
+    """The stage contract (stages/common/contract.py). A block for every Q tile of every batch and head."""
     call = prepare(STAGE, q, k, v, causal=causal, softmax_scale=softmax_scale, out=out, lse=lse, aligned=True)
     tiles = chosen(STAGE, call, default_tiles(call.headdim))
     q_tiles = -(-call.seqlen_q // tiles.Br)

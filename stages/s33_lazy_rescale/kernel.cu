@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
       }
     }
     // BEGIN SOLUTION rescale: one vote of the warp, so that none of its lanes goes another way
-    if (FIRST || any(rescale)) {
+    if (FIRST || vote_any(rescale)) {
 #pragma unroll
       for (int i = 0; i < M; i++) {
 #pragma unroll

@@ -60,7 +60,7 @@ __global__ void every_function(u16* halves, u32* words, int* integers, float* fl
 
   x = shfl_idx(shfl_down(shfl_up(shfl_xor(x, 1), 2), 3), 4);
   sum = shfl_idx(shfl_down(shfl_up(shfl_xor(sum, 1, 16), 2, 8), 3, 4), 4, 2);
-  sum += any(n > 5) + all(n > 6) + ballot(n > 7);
+  sum += vote_any(n > 5) + vote_all(n > 6) + vote_ballot(n > 7);
 
   bar_sync(3, 64);
   bar_arrive(7, 64);

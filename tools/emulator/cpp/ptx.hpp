@@ -123,9 +123,9 @@ inline T shfl_idx(T value, int index, int width = 32, EMULATOR_HERE) {
   return __shfl_sync(emulator::FULL_MASK, value, index, width, source);
 }
 
-inline bool any(bool predicate, EMULATOR_HERE) { return __any_sync(emulator::FULL_MASK, predicate, source); }
-inline bool all(bool predicate, EMULATOR_HERE) { return __all_sync(emulator::FULL_MASK, predicate, source); }
-inline u32 ballot(bool predicate, EMULATOR_HERE) { return __ballot_sync(emulator::FULL_MASK, predicate, source); }
+inline bool vote_any(bool predicate, EMULATOR_HERE) { return __any_sync(emulator::FULL_MASK, predicate, source); }
+inline bool vote_all(bool predicate, EMULATOR_HERE) { return __all_sync(emulator::FULL_MASK, predicate, source); }
+inline u32 vote_ballot(bool predicate, EMULATOR_HERE) { return __ballot_sync(emulator::FULL_MASK, predicate, source); }
 
 // ---- barriers of the block ------------------------------------------------------------------------------------------
 
