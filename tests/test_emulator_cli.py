@@ -16,7 +16,8 @@ from rich.console import Console
 
 from stages import get
 from stages.common.where import installed
-from tests.test_emulator import LANES, index_a, index_b, index_c, run
+from tests.test_ptx import LANES, index_a, index_b, index_c
+from tests.test_ptx import in_emulator as run
 from tools.edited import edited
 from tools.emulator import Finding, Settings, emulate, missing
 from tools.emulator import __main__ as command
