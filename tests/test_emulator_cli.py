@@ -453,7 +453,7 @@ def test_the_banks_command(capsys):
 
 @needs_compiler
 def test_banks_of_an_edited_kernel(kernel, capsys):
-    path = kernel(("(row * d + chunk * 8)", "(row * d + (chunk ^ row % 4) * 8)"))
+    path = kernel(("+ chunk * 16;", "+ (chunk ^ row % 4) * 16;"))
     assert command.main(["banks", str(path), "--like", "s20"]) == 0
     assert "pass 0: 2 wavefronts, 2 ways" in capsys.readouterr().out
 
