@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from reference import Case, check
+from reference.check import Verdict
 from stages import get
 from stages.common import cuda, tiles
 from stages.common.cuda import specialise
@@ -25,7 +26,9 @@ from tools.autotune import table as tables
 from tools.autotune.prune import Kept
 from tools.autotune.search import Outcome, Rung, halve
 from tools.autotune.space import Dropped, Part
+from tools.bench import devices
 from tools.bench.measure import Effort
+from tools.bench.shapes import Shape
 from tools.emulator import emulate
 from tools.results import ResultsError
 
@@ -412,6 +415,73 @@ def test_the_symbol_of_a_cubin():
     assert "attention_kernel" in gpu.symbol(made.cubin) and "Li2048ELi2048E" in gpu.symbol(made.cubin)
     with pytest.raises(ValueError, match="holds 0 kernels"):
         gpu.symbol(b"")
+
+
+class Pretended(devices.Host):
+    """The emulator as a GPU: what is measured there is of no interest."""
+
+    where = "gpu"
+
+
+def test_configurations_are_measured_by_the_benchmark(monkeypatch):
+    place_or_skip(S31, "bfloat16")
+    monkeypatch.setattr(gpu, "grid_shape", lambda *shape: Shape(1, 70, 70, 1, 1, *shape[1:]))
+    good, bad = Tiles(64, 32, 4, 3, True, 2), Tiles(64, 64, 4, 2, True, 1)
+    right = S31.attention
+
+    def attention(q, k, v, **options):
+        out, lse = right(q, k, v, **options)
+        if tiles._forced.get() == bad:
+            out[:, 7] += 1
+        return out, lse
+
+    stage = type("Fake", (), {"attention": staticmethod(attention)})()
+    found = gpu.throughput(Pretended("x"), Part(stage, 64, True), 1024, [good, bad], Effort(1, 1, 1), lambda what: None)
+    assert found[good] > 0 and found[bad].startswith("wrong: ")
+
+
+def test_the_winner_is_checked_in_every_instantiation(monkeypatch):
+    place_or_skip(S33, "bfloat16")
+    monkeypatch.setattr(gpu, "WIDTH", 128)
+    monkeypatch.setattr(gpu, "LENGTHS", ((33, 70), (70, 33), (1, 70)))
+    part, launched = Part(S33, 64, True), set()
+    honest = cuda._launch_in_emulator
+
+    def noted(stage, call, name, *rest):
+        launched.add(name)
+        honest(stage, call, name, *rest)
+
+    monkeypatch.setattr(cuda, "_launch_in_emulator", noted)
+    chosen = Tiles(64, 32, 4, 2, False, 1)
+    assert gpu.unsound(part, chosen) is None
+    static = {one.instantiation.replace("2048", "128") for one in prune.all_jobs(part, chosen, "90")}
+    assert launched == static
+
+    def refuse(stage, case, attention):
+        ok = not (case.dtype == "float16" and cuda._specialise.get() == "never" and case.seqlen_q == 1)
+        return Verdict(ok, 1.0, 0.5, 0.0)
+
+    problem = gpu.unsound(part, chosen, check=refuse)
+    assert problem.by == "wrong" and problem.why.startswith("float16-d64-1x70-causal-h4/2")
+
+
+@needs_nvrtc
+def test_machine_code_comes_from_the_compilers_and_only_within(monkeypatch):
+    from cupy_backends.cuda.api import driver
+
+    did = []
+    monkeypatch.setattr(nvrtc, "compile_for", lambda *what: nvrtc.Compiled(b"\0.text._Z1kv\0", str(what)))
+    monkeypatch.setattr(driver, "moduleLoadData", lambda image: did.append(("load", image)) or 5)
+    monkeypatch.setattr(driver, "moduleGetFunction", lambda module, name: did.append(("get", module, name)) or 7)
+    monkeypatch.setattr(driver, "funcSetAttribute", lambda *what: did.append(("set", *what)))
+    before = cuda._kernel
+    with pytest.raises(KeyboardInterrupt), gpu.machine_code_of("90"):
+        for _ in range(2):
+            assert cuda._kernel(S31, "attention_kernel<...>", 99, 0) == 7
+        raise KeyboardInterrupt
+    attribute = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    assert did == [("load", b"\0.text._Z1kv\0"), ("get", 5, "_Z1kv"), ("set", 7, attribute, 99)]
+    assert cuda._kernel is before
 
 
 # -------------------------------------------------------------------------------- the file

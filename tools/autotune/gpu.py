@@ -99,11 +99,10 @@ def machine_code_of(arch: str) -> Iterator[None]:
     @functools.cache
     def load(stage: Stage, name: str, shared_bytes: int, device: int) -> int:
         made = nvrtc.compile_for(stage, name, arch)
-        with torch.cuda.device(device):
-            module = driver.moduleLoadData(made.cubin)
-            modules.append(module)
-            function = driver.moduleGetFunction(module, symbol(made.cubin))
-            driver.funcSetAttribute(function, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
+        module = driver.moduleLoadData(made.cubin)  # into the current context: launch has chosen the device
+        modules.append(module)
+        function = driver.moduleGetFunction(module, symbol(made.cubin))
+        driver.funcSetAttribute(function, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
         return function
 
     by_cupy, cuda._kernel = cuda._kernel, load
