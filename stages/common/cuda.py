@@ -16,8 +16,8 @@ import struct
 
 import torch
 
-from stages.common.contract import Call
-from stages.common.record import STAGES_DIR, Stage
+from stages.common.contract import MAX_GRID, Call
+from stages.common.record import STAGES_DIR, Stage, Unsupported
 
 INCLUDE_DIR = STAGES_DIR / "common"
 ELEMENT = {torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -121,6 +121,11 @@ def launch(
     In the emulator what is wrong with the kernel raises tools.emulator.KernelError.
     """
     q, k, v, out = call.q, call.k, call.v, call.out
+    if max(grid[1:]) > MAX_GRID:  # batch and heads are checked: it is the Q tiles
+        rows = call.seqlen_q * MAX_GRID // max(grid[1:])
+        raise Unsupported(
+            f"{stage.name}: seqlen_q is {call.seqlen_q:,}; accepted: about {rows:,}, by the limit of a grid"
+        )
     packed = _PARAMS.pack(
         *(t.data_ptr() for t in (q, k, v, out, call.lse)),
         *(stride for t in (q, k, v, out) for stride in t.stride()[:3]),
