@@ -117,7 +117,10 @@ def explain_by(old: Source, new: Source) -> Explain:
             return (Why("comment", "", said),)
         gone = [row.old.number for row in here if row.old]
         region = old.region_of(gone[0], gone[-1]) if gone else None
-        return (Why("old region", region.name, region.hint),) if region else ()
+        if region is None:
+            return ()
+        is_still_there = any(region.name == other.name for other in new.regions)
+        return (Why("region" if is_still_there else "old region", region.name, region.hint),)
 
     return explain
 
