@@ -78,7 +78,8 @@ class Call:
 
     def on_device(self):
         """A context in which kernels are launched on the inputs' GPU, which need not be the current one."""
-        return torch.cuda.device(self.q.device) if self.where.kind == "gpu" else contextlib.nullcontext()
+        elsewhere = self.where.kind == "gpu" and self.q.device.index != torch.cuda.current_device()
+        return torch.cuda.device(self.q.device) if elsewhere else contextlib.nullcontext()
 
     def finish(self) -> tuple:
         """(out, lse) as the caller wants them: in its own buffers if given, unpadded, NumPy if NumPy came in."""

@@ -155,5 +155,8 @@ DEVICE float ex2(float x) {
 
 DEVICE float shfl_xor(float value, int lane_mask) { return __shfl_xor_sync(0xffffffffu, value, lane_mask); }
 
+// Whether any of the warp's 32 lanes says so.
+DEVICE bool vote_any(bool predicate) { return __any_sync(0xffffffffu, predicate); }
+
 }  // namespace ptx
 #endif  // __CUDACC__

@@ -26,12 +26,13 @@ DEVICE u32 tile_offset(u32 row, u32 chunk) {
   return row * (d * 2) + (chunk ^ row % 8) * 16;
 }
 
-// The place `rows` rows and `chunks` chunks on from the one at `offset`. XOR is bitwise: (a + b) ^ r = b ^ (a ^ r) where a
-// and b have no bit in common. So with `rows` a multiple of 8, which leaves r as it was, and `chunks` without the bits of
-// the chunk at `offset`, the swizzle need not be computed again. Constants: one XOR, which n and k share, and an immediate.
+// The place `rows` rows and `chunks` chunks on from `place`, an address or an offset. XOR goes bit by bit, so that
+// (a + b) ^ r = (a ^ r) ^ b where a and b have no bit in common. With `rows` a multiple of 8, which leaves r as it was, and
+// `chunks` without the bits of the chunk at `place`, the swizzle need not be computed again; tiles begin at multiples of
+// their rows' length, and stay out of it. Both are constants: one XOR serves every n, and n itself is an immediate.
 template <int d>
-DEVICE u32 tile_step(u32 offset, u32 rows, u32 chunks) {
-  return (offset ^ chunks * 16) + rows * (d * 2);
+DEVICE u32 tile_step(u32 place, u32 rows, u32 chunks) {
+  return (place ^ chunks * 16) + rows * (d * 2);
 }
 
 // Start copying rows [first_row, first_row + rows) of X [seqlen, d] into a tile; if RAGGED, rows past the end become zeros.
@@ -41,7 +42,7 @@ DEVICE void load_tile(u32 tile, const u16* X, long long row_stride, int first_ro
   static_assert(STEP % 8 == 0, "the swizzle is the same in every step");
   const u32 row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
   const u32 to = tile + tile_offset<d>(row, chunk);
-  const u16* from = X + (first_row + row) * row_stride + chunk * 8;
+  const u16* from = X + first_row * row_stride + (row * row_stride + chunk * 8);  // the second part is every tile's
 #pragma unroll
   for (int i = 0; i < rows; i += STEP)
     cp_async_chunk(tile_step<d>(to, i, 0), from + i * row_stride, !RAGGED || first_row + row + i < seqlen);
@@ -56,7 +57,7 @@ struct Bool {  // a compile-time argument for a function that is not a template
 // Q_ROW, KV_ROW: the row strides of Q and of K and V in elements, or 0: then they come with the parameters.
 template <typename T, int d, bool CAUSAL, int Q_ROW = 0, int KV_ROW = 0>
 __global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
-  extern __shared__ __align__(128) unsigned char smem[];
+  extern __shared__ __align__(256) unsigned char smem[];
   const u32 Q_smem = shared_address(smem);  // [Br][d]; O passes through it at the end
   const u32 KV_smem = Q_smem + Br * d * 2;  // [BUFFERS][K and V][Bc][d]
   constexpr u32 TILE_BYTES = Bc * d * 2;
@@ -82,14 +83,14 @@ __global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
   cp_async_commit();
   cp_async_wait<0>();
   __syncthreads();
-  // Where this lane's row of an ldmatrix lies in the first 16×16 elements of a tile. K's order is another: see load_K_frag.
+  // Where this lane's row of an ldmatrix lies in the first 16×16 elements of a tile; for K, in its fragments' order.
   const u32 lane_offset = tile_offset<d>(lane % 16, lane / 16);
   const u32 K_lane_offset = tile_offset<d>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 
   u32 Q_frag[d / MMA_K][4];  // this warp's 16 rows of Q, as A operands
 #pragma unroll
   for (int k = 0; k < d / MMA_K; k++)
-    ldmatrix_x4(Q_frag[k], Q_smem + tile_step<d>(lane_offset, warp * MMA_M, 2 * k));
+    ldmatrix_x4(Q_frag[k], tile_step<d>(Q_smem + lane_offset, warp * MMA_M, 2 * k));
 
   float O_acc[d / MMA_N][4];  // [16 rows, d], not yet divided by l
   float m[2];                 // running maximum of Q Kᵀ, not yet scaled, one for each of the thread's two rows
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
     const auto load_K_frag = [&](int i) {
       const int k = i / (Bc / 16), n = i % (Bc / 16);
       // An mma reads B from two registers side by side: matrices 0 and 1 are those of one n-tile, 2 and 3 of the next.
-      ldmatrix_x4(K_frag[i % 2], K_smem + tile_step<d>(K_lane_offset, n * 16, 2 * k));
+      ldmatrix_x4(K_frag[i % 2], tile_step<d>(K_smem + K_lane_offset, n * 16, 2 * k));
     };
     load_K_frag(0);
 #pragma unroll
@@ -195,7 +196,7 @@ __global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
     u32 V_frag[2][4];  // 16 keys × 16 of d, transposed on the way: B operands for two n-tiles
     const auto load_V_frag = [&](int i) {
       const int k = i / (d / 16), n = i % (d / 16);
-      ldmatrix_x4_trans(V_frag[i % 2], V_smem + tile_step<d>(lane_offset, k * 16, 2 * n));
+      ldmatrix_x4_trans(V_frag[i % 2], tile_step<d>(V_smem + lane_offset, k * 16, 2 * n));
     };
     load_V_frag(0);
 #pragma unroll
@@ -226,10 +227,10 @@ __global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
     l[r] += shfl_xor(l[r], 2);
     if (l[r] == 0.f) l[r] = 1.f;  // a row that saw no key: O = 0 / 1, L = -inf + log 1
     if (in_quad == 0 && row[r] < p.seqlen_q) st_global(&L[row[r]], m[r] * p.softmax_scale + logf(l[r]));
-    const u32 O_smem = Q_smem + in_quad * 4, offset = tile_offset<d>(quad, 0);
+    const u32 O_lane = Q_smem + tile_offset<d>(quad, 0) + in_quad * 4;
 #pragma unroll
     for (int n = 0; n < d / MMA_N; n++)
-      st_shared(O_smem + tile_step<d>(offset, warp * MMA_M + 8 * r, n),
+      st_shared(tile_step<d>(O_lane, warp * MMA_M + 8 * r, n),
                 pack<T>(O_acc[n][r * 2] / l[r], O_acc[n][r * 2 + 1] / l[r]));
   }
   __syncwarp();

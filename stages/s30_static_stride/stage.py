@@ -1,7 +1,7 @@
 """s30_static_stride: the host side. The kernel is in kernel.cu."""
 
 from stages.common.contract import prepare
-from stages.common.cuda import launch
+from stages.common.cuda import launch, static_strides
 from stages.s30_static_stride import STAGE
 
 Br, Bc, BUFFERS = STAGE.tiles["Br"], STAGE.tiles["Bc"], STAGE.tiles["buffers"]
@@ -22,5 +22,6 @@ def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
         grid=(q_tiles, call.nheads, call.batch),
         threads=32 * STAGE.tiles["num_warps"],
         shared_bytes=shared_bytes(call.headdim),
+        special=static_strides(call),
     )
     return call.finish()

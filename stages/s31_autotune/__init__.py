@@ -4,7 +4,7 @@ STAGE = Stage(
     number=31,
     name="s31_autotune",
     title="Tiles and autotuning",
-    idea="Tile sizes are template arguments and a warp may own several m-tiles, so that a fragment of K or V serves them all; a tool picks.",
+    idea="Tile sizes as template arguments; a warp's m-tiles share each fragment of K and V. A tool picks.",
     parent="s30_static_stride",
     capability=Capability(
         backend="cuda",
@@ -12,5 +12,6 @@ STAGE = Stage(
         headdims=(64, 128),
         min_arch=80,
     ),
-    tiles={"Br": 64, "Bc": 64, "num_warps": 4, "buffers": 2},
+    tiles={"Br": 128, "tile_bytes": 16384, "Bc": 64, "num_warps": 4, "buffers": 2},
+    idea_fields=("Br", "tile_bytes"),
 )

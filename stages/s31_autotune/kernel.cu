@@ -21,6 +21,9 @@ struct Tiles {
   static_assert(Br == WARPS * M * MMA_M, "the warps share the rows of Q in m-tiles of MMA_M");
 };
 
+template <int d>  // where nothing was tuned
+using DefaultTiles = Tiles<d == 64 ? 128 : 64, 64, 4, 2, true, 2>;
+
 // Where chunk `chunk` (eight elements, 16 bytes) of row `row` lies in a [rows][d] tile in shared memory, in bytes.
 // A row fills the 32 banks once or twice, so chunk c of every row would lie in the same four. XOR with the row's number
 // permutes the eight chunks of each 128 bytes, differently for eight rows in succession. Whoever writes and whoever
@@ -30,12 +33,13 @@ DEVICE u32 tile_offset(u32 row, u32 chunk) {
   return row * (d * 2) + (chunk ^ row % 8) * 16;
 }
 
-// The place `rows` rows and `chunks` chunks on from the one at `offset`. XOR is bitwise: (a + b) ^ r = b ^ (a ^ r) where a
-// and b have no bit in common. So with `rows` a multiple of 8, which leaves r as it was, and `chunks` without the bits of
-// the chunk at `offset`, the swizzle need not be computed again. Constants: one XOR, which n and k share, and an immediate.
+// The place `rows` rows and `chunks` chunks on from `place`, an address or an offset. XOR goes bit by bit, so that
+// (a + b) ^ r = (a ^ r) ^ b where a and b have no bit in common. With `rows` a multiple of 8, which leaves r as it was, and
+// `chunks` without the bits of the chunk at `place`, the swizzle need not be computed again; tiles begin at multiples of
+// their rows' length, and stay out of it. Both are constants: one XOR serves every n, and n itself is an immediate.
 template <int d>
-DEVICE u32 tile_step(u32 offset, u32 rows, u32 chunks) {
-  return (offset ^ chunks * 16) + rows * (d * 2);
+DEVICE u32 tile_step(u32 place, u32 rows, u32 chunks) {
+  return (place ^ chunks * 16) + rows * (d * 2);
 }
 
 // Start copying rows [first_row, first_row + rows) of X [seqlen, d] into a tile; if RAGGED, rows past the end become zeros.
@@ -45,7 +49,7 @@ DEVICE void load_tile(u32 tile, const u16* X, long long row_stride, int first_ro
   static_assert(STEP % 8 == 0 && rows % STEP == 0, "the swizzle is the same in every step");
   const u32 row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
   const u32 to = tile + tile_offset<d>(row, chunk);
-  const u16* from = X + (first_row + row) * row_stride + chunk * 8;
+  const u16* from = X + first_row * row_stride + (row * row_stride + chunk * 8);  // the second part is every tile's
 #pragma unroll
   for (int i = 0; i < rows; i += STEP)
     cp_async_chunk(tile_step<d>(to, i, 0), from + i * row_stride, !RAGGED || first_row + row + i < seqlen);
@@ -57,10 +61,10 @@ struct Bool {  // a compile-time argument for a function that is not a template
 };
 
 // Q_ROW, KV_ROW: the row strides of Q and of K and V in elements, or 0: then they come with the parameters.
-template <typename T, int d, bool CAUSAL, int Q_ROW = 0, int KV_ROW = 0, typename TILES = Tiles<64, 64, 4, 2, true, 2>>
+template <typename T, int d, bool CAUSAL, int Q_ROW = 0, int KV_ROW = 0, typename TILES = DefaultTiles<d>>
 __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kernel(const Params p) {
   constexpr int Br = TILES::Br, Bc = TILES::Bc, BUFFERS = TILES::BUFFERS, M = TILES::M, THREADS = TILES::THREADS;
-  extern __shared__ __align__(128) unsigned char smem[];
+  extern __shared__ __align__(256) unsigned char smem[];
   const u32 Q_smem = shared_address(smem);  // [Br][d]; O passes through it at the end
   const u32 KV_smem = Q_smem + Br * d * 2;  // [BUFFERS][K and V][Bc][d]
   constexpr u32 TILE_BYTES = Bc * d * 2;
@@ -85,7 +89,7 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
   cp_async_commit();
   cp_async_wait<0>();
   __syncthreads();
-  // Where this lane's row of an ldmatrix lies in the first 16×16 elements of a tile. K's order is another: see load_K_frag.
+  // Where this lane's row of an ldmatrix lies in the first 16×16 elements of a tile; for K, in its fragments' order.
   const u32 lane_offset = tile_offset<d>(lane % 16, lane / 16);
   const u32 K_lane_offset = tile_offset<d>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 
@@ -94,7 +98,7 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
   const auto Q_at = [&](int k) -> u32 (&)[M][4] { return Q_frag[TILES::Q_IN_REGISTERS ? k : 0]; };
   const auto load_Q_frag = [&](int k) {
 #pragma unroll
-    for (int i = 0; i < M; i++) ldmatrix_x4(Q_at(k)[i], Q_smem + tile_step<d>(lane_offset, warp_row + i * MMA_M, 2 * k));
+    for (int i = 0; i < M; i++) ldmatrix_x4(Q_at(k)[i], tile_step<d>(Q_smem + lane_offset, warp_row + i * MMA_M, 2 * k));
   };
   if (TILES::Q_IN_REGISTERS) {
 #pragma unroll
@@ -137,27 +141,23 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
 
     // S = Q Kᵀ
     float S[M][Bc / MMA_N][4];  // [M · 16 rows, Bc]
-    constexpr int K_STEPS = d / MMA_K * (Bc / 16);
-    u32 K_frag[2][4];  // 16 keys × 16 of d; rows of K are columns of Kᵀ, so no transpose: B operands for two n-tiles
-    const auto load_K_frag = [&](int i) {
-      const int k = i / (Bc / 16), n = i % (Bc / 16);
-      // An mma reads B from two registers side by side: matrices 0 and 1 are those of one n-tile, 2 and 3 of the next.
-      ldmatrix_x4(K_frag[i % 2], K_smem + tile_step<d>(K_lane_offset, n * 16, 2 * k));
-    };
-    load_K_frag(0);
 #pragma unroll
-    for (int i = 0; i < K_STEPS; i++) {
-      const int k = i / (Bc / 16), n = i % (Bc / 16);
-      if (!TILES::Q_IN_REGISTERS && n == 0) load_Q_frag(k);
-      if (i + 1 < K_STEPS) load_K_frag(i + 1);
-      // BEGIN SOLUTION reuse: a fragment of K is loaded once for all m-tiles; to and fro, so that Q's is still at hand
+    for (int k = 0; k < d / MMA_K; k++) {
+      if (!TILES::Q_IN_REGISTERS) load_Q_frag(k);
 #pragma unroll
-      for (int j = 0; j < M; j++) {
-        const int t = n % 2 ? M - 1 - j : j;
-        mma_m16n8k16<T>(S[t][2 * n], Q_at(k)[t], K_frag[i % 2][0], K_frag[i % 2][1], k == 0);
-        mma_m16n8k16<T>(S[t][2 * n + 1], Q_at(k)[t], K_frag[i % 2][2], K_frag[i % 2][3], k == 0);
+      for (int n = 0; n < Bc / 16; n++) {
+        u32 K_frag[4];  // 16 keys × 16 of d; rows of K are columns of Kᵀ, so no transpose: B operands for two n-tiles
+        // An mma reads B from two registers side by side: matrices 0 and 1 are those of one n-tile, 2 and 3 of the next.
+        ldmatrix_x4(K_frag, tile_step<d>(K_smem + K_lane_offset, n * 16, 2 * k));
+        // BEGIN SOLUTION reuse: a fragment of K is loaded once for all m-tiles; to and fro, so that Q's is still at hand
+#pragma unroll
+        for (int j = 0; j < M; j++) {
+          const int i = n % 2 ? M - 1 - j : j;
+          mma_m16n8k16<T>(S[i][2 * n], Q_at(k)[i], K_frag[0], K_frag[1], k == 0);
+          mma_m16n8k16<T>(S[i][2 * n + 1], Q_at(k)[i], K_frag[2], K_frag[3], k == 0);
+        }
+        // END SOLUTION
       }
-      // END SOLUTION
     }
 
     if (block >= full_blocks) {
@@ -217,26 +217,25 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
     }
 
     // O += P V
-    constexpr int V_STEPS = Bc / MMA_K * (d / 16);
-    u32 V_frag[2][4];  // 16 keys × 16 of d, transposed on the way: B operands for two n-tiles
-    const auto load_V_frag = [&](int i) {
-      const int k = i / (d / 16), n = i % (d / 16);
-      ldmatrix_x4_trans(V_frag[i % 2], V_smem + tile_step<d>(lane_offset, k * 16, 2 * n));
-    };
-    load_V_frag(0);
 #pragma unroll
-    for (int i = 0; i < V_STEPS; i++) {
-      const int k = i / (d / 16), n = i % (d / 16);
-      if (i + 1 < V_STEPS) load_V_frag(i + 1);
+    for (int k = 0; k < Bc / MMA_K; k++) {
+      u32 P_frag[M][4];
 #pragma unroll
-      for (int j = 0; j < M; j++) {
-        const int t = n % 2 ? M - 1 - j : j;
-        const auto& s = S[t];
-        // Two accumulators side by side lie in the registers as an A operand does: P goes from one product to the next as it is.
-        const u32 P_frag[4] = {pack<T>(s[2 * k][0], s[2 * k][1]), pack<T>(s[2 * k][2], s[2 * k][3]),
-                               pack<T>(s[2 * k + 1][0], s[2 * k + 1][1]), pack<T>(s[2 * k + 1][2], s[2 * k + 1][3])};
-        mma_m16n8k16<T>(O_acc[t][2 * n], P_frag, V_frag[i % 2][0], V_frag[i % 2][1], FIRST && k == 0);
-        mma_m16n8k16<T>(O_acc[t][2 * n + 1], P_frag, V_frag[i % 2][2], V_frag[i % 2][3], FIRST && k == 0);
+      for (int i = 0; i < M; i++) {
+        // Two accumulators side by side lie in the registers as an A operand does: P goes from product to product as it is.
+#pragma unroll
+        for (int e = 0; e < 4; e++) P_frag[i][e] = pack<T>(S[i][2 * k + e / 2][e % 2 * 2], S[i][2 * k + e / 2][e % 2 * 2 + 1]);
+      }
+#pragma unroll
+      for (int n = 0; n < d / 16; n++) {
+        u32 V_frag[4];  // 16 keys × 16 of d, transposed on the way: B operands for two n-tiles
+        ldmatrix_x4_trans(V_frag, tile_step<d>(V_smem + lane_offset, k * 16, 2 * n));
+#pragma unroll
+        for (int j = 0; j < M; j++) {
+          const int i = n % 2 ? M - 1 - j : j;
+          mma_m16n8k16<T>(O_acc[i][2 * n], P_frag[i], V_frag[0], V_frag[1], FIRST && k == 0);
+          mma_m16n8k16<T>(O_acc[i][2 * n + 1], P_frag[i], V_frag[2], V_frag[3], FIRST && k == 0);
+        }
       }
     }
   };
@@ -253,7 +252,7 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
 
   // O / l, by way of shared memory so that it leaves in whole 16-byte chunks, in the place of the warp's own rows of Q.
   __syncwarp();  // every lane has read them
-  const u32 O_smem = Q_smem + in_quad * 4, offset = tile_offset<d>(quad, 0);
+  const u32 O_lane = Q_smem + tile_offset<d>(quad, 0) + in_quad * 4;
 #pragma unroll
   for (int i = 0; i < M; i++) {
 #pragma unroll
@@ -265,7 +264,7 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
       if (in_quad == 0 && row(i, r) < p.seqlen_q) st_global(&L[row(i, r)], m[i][r] * p.softmax_scale + logf(sum));
 #pragma unroll
       for (int n = 0; n < d / MMA_N; n++)
-        st_shared(O_smem + tile_step<d>(offset, warp_row + i * MMA_M + 8 * r, n),
+        st_shared(tile_step<d>(O_lane, warp_row + i * MMA_M + 8 * r, n),
                   pack<T>(O_acc[i][n][r * 2] / sum, O_acc[i][n][r * 2 + 1] / sum));
     }
   }

@@ -1,26 +1,36 @@
-"""s31_autotune: the host side. The kernel is in kernel.cu."""
+"""s31_autotune: the host side. The kernel is in kernel.cu, its tiles come from stages/common/tiles.py."""
 
 from stages.common.contract import prepare
-from stages.common.cuda import launch
+from stages.common.cuda import launch, static_strides
+from stages.common.tiles import Tiles, chosen
 from stages.s31_autotune import STAGE
 
-Br, Bc, BUFFERS = STAGE.tiles["Br"], STAGE.tiles["Bc"], STAGE.tiles["buffers"]
+
+def default_tiles(headdim: int) -> Tiles:
+    """DefaultTiles of kernel.cu: what every sm_80 GPU can launch without spilling registers."""
+    tiles = STAGE.tiles
+    rows = STAGE.tile_rows(headdim, itemsize=2)
+    return Tiles(rows, tiles["Bc"], tiles["num_warps"], tiles["buffers"], q_in_registers=True, blocks=2)
 
 
 def shared_bytes(headdim: int) -> int:
-    """A block's dynamic shared memory: a tile of Q, BUFFERS tiles each of K and V, 2 bytes an element."""
-    return (Br + 2 * BUFFERS * Bc) * headdim * 2
+    """A block's dynamic shared memory with the default tiles."""
+    return default_tiles(headdim).shared_bytes(headdim)
 
 
 def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
     """The stage contract (stages/common/contract.py). A block for every Q tile of every batch and head."""
     call = prepare(STAGE, q, k, v, causal=causal, softmax_scale=softmax_scale, out=out, lse=lse, aligned=True)
-    q_tiles = -(-call.seqlen_q // Br)
+    tiles = chosen(STAGE, call, default_tiles(call.headdim))
+    q_tiles = -(-call.seqlen_q // tiles.Br)
+    strides = static_strides(call)
     launch(
         STAGE,
         call,
         grid=(q_tiles, call.nheads, call.batch),
-        threads=32 * STAGE.tiles["num_warps"],
-        shared_bytes=shared_bytes(call.headdim),
+        threads=tiles.threads,
+        shared_bytes=tiles.shared_bytes(call.headdim),
+        arguments=("0", "0", tiles.argument),
+        special=(*strides, tiles.argument) if strides else None,
     )
     return call.finish()

@@ -215,6 +215,10 @@ inline float shfl_xor(float value, int lane_mask, EMULATOR_HERE) {
   return __shfl_xor_sync(emulator::FULL_MASK, value, lane_mask, 32, source);
 }
 
+inline bool vote_any(bool predicate, EMULATOR_HERE) {
+  return emulator::vote_ballot(emulator::FULL_MASK, predicate, source) != 0;
+}
+
 // Barrier `id` of the block's sixteen, for `threads` of its threads; __syncthreads is barrier 0 for all of them.
 void bar_sync(int id, int threads, EMULATOR_HERE);
 void bar_arrive(int id, int threads, EMULATOR_HERE);
