@@ -8,6 +8,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -598,6 +600,13 @@ def test_from_a_shell_with_a_file_of_ones_own(tmp_path):
     assert "swizzle: eight rows" in done.stdout
     wrong = run("s21", "nothing")
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
+
+
+@pytest.mark.skipif(shutil.which("head") is None, reason="head is not installed")
+def test_a_reader_who_has_seen_enough_is_no_failure():
+    one = f"set -o pipefail; {shlex.quote(sys.executable)} -m tools.diff s11 s13 | head -2"
+    done = subprocess.run(["bash", "-c", one], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "" and "s11 → s13" in done.stdout
 
 
 def test_damaged_records_are_told_and_the_rest_is_shown(tmp_path, monkeypatch):

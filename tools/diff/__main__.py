@@ -22,10 +22,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from tools.diff.compare import CONTEXT, compute
 from tools.diff.source import SourceError, source
 
 PIPE = 120  # columns of what goes to a file or a pipe
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """`| head` has seen enough: no failure."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0)
 
 
 def context(text: str) -> int:
@@ -64,10 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error(f"argument KERNEL: {len(args.kernels)} given; accepted: none, one or two")
     if args.html and (not args.kernels or args.view == "stat"):
         p.error("argument --html: takes one or two kernels, and no --stat")
-    from rich.console import Console
-
     is_sized = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(highlight=False, width=None if is_sized else PIPE)
+    console = _Console(highlight=False, width=None if is_sized else PIPE)
     try:
         if not args.kernels:
             from tools.diff import show, steps
@@ -78,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _diff(args, first, second, console)
     except SourceError as problem:
         p.error(f"argument KERNEL: {problem}")
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:  # from a rich that does not ask the console
+        console.on_broken_pipe()
     except KeyboardInterrupt:
         return 130
 
