@@ -17,7 +17,7 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check emulate bench autotune plots sass inject profile mutants doctor lint format clean venv
+.PHONY: help demo test check emulate diff bench autotune plots sass inject profile mutants doctor lint format clean venv
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,9 @@ else
 emulate: $(SETUP)
 	@$(PY) -m tools.emulator $(STAGE) $(EMULATE_ARGS)
 endif
+
+diff: $(SETUP) ## What changed between two stages, why, and what it bought: make diff FROM=s20 TO=s21
+	@$(PY) -m tools.diff $(FROM) $(TO) $(DIFF_ARGS)
 
 bench: $(SETUP) ## Time the stages on this machine (BENCH_ARGS="--quick --stages s12,s13")
 	@$(PY) -m tools.bench $(BENCH_ARGS)
