@@ -27,7 +27,7 @@ def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
     launch(
         STAGE,
         call,
-        # Causal: the heaviest tiles of all batches first. Otherwise one batch at a time: the L2 cache may hold its K and V.
+        # Causal: the heaviest tiles of all batches first. Otherwise batch by batch, for the L2 cache may hold K and V.
         grid=(call.nheads, call.batch, q_tiles) if call.causal else (call.nheads, q_tiles, call.batch),
         threads=tiles.threads,
         shared_bytes=tiles.shared_bytes(call.headdim),
