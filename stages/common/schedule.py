@@ -27,5 +27,10 @@ def heads_at_a_time(call: Call, l2_bytes: int | None = None) -> int:
     kv_bytes = 2 * call.seqlen_k * call.headdim * call.k.element_size()
     fit = max(1, int(L2_SHARE * l2_bytes / kv_bytes))
     total = call.batch * call.nheads_k
-    kv_heads = next(n for n in range(min(fit, total), 0, -1) if total % n == 0)
-    return kv_heads * (call.nheads // call.nheads_k)
+    return _largest_divisor(total, fit) * (call.nheads // call.nheads_k)
+
+
+@functools.lru_cache(4096)
+def _largest_divisor(n: int, limit: int) -> int:
+    """The largest divisor of n that is at most `limit`."""
+    return next(divisor for divisor in range(min(limit, n), 0, -1) if n % divisor == 0)
