@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 import torch
 
-from stages.common.contract import Call
-from stages.common.record import STAGES_DIR, Stage
+from stages.common.contract import MAX_GRID, Call
+from stages.common.record import STAGES_DIR, Stage, Unsupported
 
 INCLUDE_DIR = STAGES_DIR / "common"
 ELEMENT = {torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -125,6 +125,11 @@ def launch(
     In the emulator what is wrong with the kernel raises tools.emulator.KernelError.
     """
     dtype, headdim, causal = call.q.dtype, call.headdim, call.causal
+    if grid[1] > MAX_GRID or grid[2] > MAX_GRID:  # batch and heads are checked: it is the Q tiles
+        rows = call.seqlen_q * MAX_GRID // max(grid[1:])
+        raise Unsupported(
+            f"{stage.name}: seqlen_q is {call.seqlen_q:,}; accepted: about {rows:,}, by the limit of a grid"
+        )
     if call.where.kind == "emulator":
         if special and _specialise.get() == "now":
             arguments = special
@@ -189,6 +194,8 @@ def _launch_in_emulator(stage: Stage, call: Call, name: str, grid: tuple, thread
 
     operands = (("q", call.q), ("k", call.k), ("v", call.v), ("out", call.out), ("lse", call.lse))
     arrays = [Array(name, tensor, writable=name in ("out", "lse")) for name, tensor in operands]
-    params = Struct(_PARAMS.pack(*_params(call)), {8 * i: array for i, array in enumerate(arrays)})  # the struct begins with the pointers
+    params = Struct(
+        _PARAMS.pack(*_params(call)), {8 * i: array for i, array in enumerate(arrays)}
+    )  # the struct begins with the pointers
     kernel = stage.kernel_file.read_text(encoding="utf-8")
     launch(kernel, name, [params], grid=grid, block=threads, shared_bytes=shared_bytes)

@@ -42,7 +42,7 @@ DEVICE void load_tile(u32 tile, const u16* X, long long row_stride, int first_ro
   static_assert(STEP % 8 == 0, "the swizzle is the same in every step");
   const u32 row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
   const u32 to = tile + tile_offset<d>(row, chunk);
-  const u16* from = X + (first_row + row) * row_stride + chunk * 8;
+  const u16* from = X + first_row * row_stride + (row * row_stride + chunk * 8);  // the second part is every tile's
 #pragma unroll
   for (int i = 0; i < rows; i += STEP)
     cp_async_chunk(tile_step<d>(to, i, 0), from + i * row_stride, !RAGGED || first_row + row + i < seqlen);

@@ -4,7 +4,6 @@ import functools
 
 from stages.common.contract import prepare
 from stages.common.cuda import launch, static_strides
-from stages.common.schedule import heads_at_a_time
 from stages.common.tiles import Tiles, chosen
 from stages.s32_schedule import STAGE
 
@@ -27,12 +26,11 @@ def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
     call = prepare(STAGE, q, k, v, causal=causal, softmax_scale=softmax_scale, out=out, lse=lse, aligned=True)
     tiles = chosen(STAGE, call, default_tiles(call.headdim))
     q_tiles = -(-call.seqlen_q // tiles.Br)
-    heads = heads_at_a_time(call)
     strides = static_strides(call)
     launch(
         STAGE,
         call,
-        grid=(heads, q_tiles, call.batch * call.nheads // heads),
+        grid=(call.nheads, call.batch, q_tiles),
         threads=tiles.threads,
         shared_bytes=tiles.shared_bytes(call.headdim),
         arguments=("0", "0", tiles.argument),

@@ -50,7 +50,7 @@ DEVICE void load_tile(u32 tile, const u16* X, long long row_stride, int first_ro
   static_assert(STEP % 8 == 0 && rows % STEP == 0, "the swizzle is the same in every step");
   const u32 row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
   const u32 to = tile + tile_offset<d>(row, chunk);
-  const u16* from = X + (first_row + row) * row_stride + chunk * 8;
+  const u16* from = X + first_row * row_stride + (row * row_stride + chunk * 8);  // the second part is every tile's
 #pragma unroll
   for (int i = 0; i < rows; i += STEP)
     cp_async_chunk(tile_step<d>(to, i, 0), from + i * row_stride, !RAGGED || first_row + row + i < seqlen);
@@ -71,9 +71,8 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
   constexpr u32 TILE_BYTES = Bc * d * 2;
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int batch_head = blockIdx.z * gridDim.x + blockIdx.x;  // the heads of all batches, in groups of gridDim.x
-  const int q_tile = gridDim.y - 1 - blockIdx.y;               // under the causal mask the last have the most to do
-  const int batch = batch_head / p.nheads, head = batch_head % p.nheads, head_k = head / (p.nheads / p.nheads_k);
+  const int q_tile = gridDim.z - 1 - blockIdx.z;
+  const int batch = blockIdx.y, head = blockIdx.x, head_k = head / (p.nheads / p.nheads_k);
   const u16* Q = p.Q + batch * p.q_batch + head * p.q_head;    // [seqlen_q, d]
   const u16* K = p.K + batch * p.k_batch + head_k * p.k_head;  // [seqlen_k, d]
   const u16* V = p.V + batch * p.v_batch + head_k * p.v_head;  // [seqlen_k, d]

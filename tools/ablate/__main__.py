@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--list", action="store_true", help="list the toggles and stop")
     p.add_argument("--check", action="store_true", help="compile and emulate each, and time nothing")
     p.add_argument("--toggles", type=_toggles, default=TOGGLES, metavar="NAME,...", help="default: all")
-    p.add_argument("--together", type=_toggles, default=(), metavar="NAME,...", help="one more variant, with all of these")
+    p.add_argument(
+        "--together", type=_toggles, default=(), metavar="NAME,...", help="one more variant, with all of these"
+    )
     p.add_argument(
         "--shapes", type=_shape, nargs="+", default=list(SHAPES), metavar="SHAPE",
         help="b,sq,sk,h,hk,d,causal (default: the grid's length 4096, both head dims and masks)",

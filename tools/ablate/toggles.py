@@ -243,15 +243,19 @@ TOGGLES = (
         host=(("special=(*strides, tiles.argument) if strides else None", "special=None"),),
     ),
     Toggle(
-        "all_heads",
-        "all heads at a time, in place of as many as have K and V in L2",
-        "Blocks of one Q tile of all heads start together: the heads' K and V take turns in L2.",
-        host=(("heads = heads_at_a_time(call)", "heads = call.batch * call.nheads"),),
+        "one_head",
+        "the Q tiles of one head start before the next head's, in place of all heads side by side",
+        "K and V of a few heads stay in L2 for certain; but under the causal mask every head ends with its own long blocks.",
+        kernel=(
+            ("const int q_tile = gridDim.z - 1 - blockIdx.z;", "const int q_tile = gridDim.x - 1 - blockIdx.x;"),
+            ("const int batch = blockIdx.y, head = blockIdx.x,", "const int batch = blockIdx.z, head = blockIdx.y,"),
+        ),
+        host=(("grid=(call.nheads, call.batch, q_tiles)", "grid=(q_tiles, call.nheads, call.batch)"),),
     ),
     Toggle(
-        "one_head",
-        "one head of K and V at a time",
-        "K and V stay in L2 for certain, at the price of an order that suits the causal mask less.",
-        host=(("heads = heads_at_a_time(call)", "heads = call.nheads // call.nheads_k"),),
+        "first_tile_first",
+        "Q tiles start from the first, in place of the last",
+        "Under the causal mask the last tiles have the most keys: those who start last with the most to do end alone.",
+        kernel=(("const int q_tile = gridDim.z - 1 - blockIdx.z;", "const int q_tile = blockIdx.z;"),),
     ),
 )  # fmt: skip
