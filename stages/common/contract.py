@@ -41,8 +41,8 @@ class Call:
     """One checked call, as a kernel wants it.
 
     q, k, v, out: torch tensors (NumPy arrays for a NumPy stage), head dim padded to one that the stage has;
-    lse: float32. `headdim` is the padded one, `softmax_scale` that of the unpadded. The sizes are read off q and k once,
-    as asking a tensor for its shape takes a good part of a microsecond.
+    lse: float32. `headdim` is the padded one, `softmax_scale` that of the unpadded. The sizes are read off q and k
+    once: a tensor's answer for its shape takes longer than an attribute.
     """
 
     q: torch.Tensor | np.ndarray

@@ -184,8 +184,8 @@ def _stream_by_torch(index: int) -> int:
     return torch.cuda.current_stream(index).cuda_stream
 
 
-# The handle of torch's current stream on a device. The function without an object around it is what compiled PyTorch code
-# and Triton ask; it has no public name.
+# The handle of torch's current stream on a device. The function without an object around it is what compiled PyTorch
+# code and Triton ask; it has no public name.
 _current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _stream_by_torch)
 
 

@@ -1,4 +1,4 @@
-"""Try small ideas on the final CUDA kernel, one at a time: each is checked, and timed in turns with the kernel as it is.
+"""Try small ideas on the final CUDA kernel, one at a time: checked, and timed in turns with the kernel as it is.
 
     python -m tools.ablate                             measure all; the data goes to docs/results/ablation/
     python -m tools.ablate --toggles overlap_q         only some
@@ -9,8 +9,8 @@
 The ideas are pieces of text to replace: tools/ablate/toggles.py. A second, unchanged copy of the kernel is timed as
 well: a difference of that size is none. The table says "none" wherever a difference is within the spread.
 
-Exit codes: 0 all is well; 1 no GPU, a toggle that is out of date, does not compile, fails or is wrong; 2 wrong arguments;
-130 interrupted (finished shapes are kept).
+Exit codes: 0 all is well; 1 no GPU, a toggle that is out of date, does not compile, fails or is wrong; 2 wrong
+arguments; 130 interrupted (finished shapes are kept).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def jobs_of(variant: Variant, arch: str = "90a") -> list[nvrtc.Job]:
 
 
 def check_cases(dtype: str = "float16") -> list:
-    """The cases that a variant has to pass in the emulator: ragged, causal, grouped heads, rows without keys, spikes."""
+    """What a variant has to pass in the emulator: ragged, causal, grouped heads, rows without keys, spikes."""
     from reference import Case
 
     return [

@@ -1,4 +1,4 @@
-"""What a recorded ablation says of each toggle: how much faster the kernel is with it, where that exceeds the spread."""
+"""What a recorded ablation says of each toggle: how much faster the kernel is with it, if that exceeds the spread."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from tools.results import NoData
 
 NONE = "none"
 IDEAS = {toggle.name: toggle.idea for toggle in TOGGLES} | {COPY: "nothing: a second copy of the kernel"}
+
+
+def load(path) -> results.Results:
+    """A file of this tool. Raises ResultsError naming the file and what is wrong."""
+    file = results.load(path)
+    if not isinstance(file.environment.get("stage"), str):
+        raise results.ResultsError(f"{path}: environment has no stage: no file of tools.ablate")
+    return file
 
 
 def gain(unchanged: dict, variant: dict) -> float:

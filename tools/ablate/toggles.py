@@ -90,8 +90,8 @@ TOGGLES = (
     Toggle(
         "headdim_panels",
         "P V by panels of 16 columns of the head dim: all keys for one panel, then the next",
-        "Two accumulators stay in use for the whole of a panel, but each mma waits for the one before it, and all of P has to "
-        "be packed first. Q Kᵀ goes by panels of 16 as it is.",
+        "Two accumulators stay in use for the whole of a panel; but each mma waits for the one before it, and all of P "
+        "has to be packed first. Q Kᵀ goes by panels of 16 as it is.",
         kernel=(
             (
                 "    for (int k = 0; k < Bc / MMA_K; k++) {\n      u32 P_frag[M][4];\n",
@@ -138,7 +138,7 @@ TOGGLES = (
     Toggle(
         "fragment_pipeline",
         "fragments of K and V are loaded one step ahead of the mma, as in s24",
-        "s24 changed nothing, since the compiler orders unrolled loops itself; here registers are scarcer.",
+        "The compiler orders unrolled loops itself, so little is left to gain; and registers are scarcer than in s24.",
         kernel=(
             (
                 "    float S[M][Bc / MMA_N][4];",
@@ -152,7 +152,7 @@ TOGGLES = (
                 "        const int step = k * (Bc / 16) + n, next = step + 1;\n"
                 "        if (next < K_STEPS)\n"
                 "          ldmatrix_x4(K_frags[next % 2],\n"
-                "                      tile_step<d>(K_smem + K_lane_offset, next % (Bc / 16) * 16, next / (Bc / 16) * 2));\n"
+                "              tile_step<d>(K_smem + K_lane_offset, next % (Bc / 16) * 16, next / (Bc / 16) * 2));\n"
                 "        u32 (&K_frag)[4] = K_frags[step % 2];",
             ),
             ("        ldmatrix_x4(K_frag, tile_step<d>(K_smem + K_lane_offset, n * 16, 2 * k));\n", ""),
@@ -168,7 +168,7 @@ TOGGLES = (
                 "        const int step = k * (d / 16) + n, next = step + 1;\n"
                 "        if (next < V_STEPS)\n"
                 "          ldmatrix_x4_trans(V_frags[next % 2],\n"
-                "                            tile_step<d>(V_smem + lane_offset, next / (d / 16) * 16, next % (d / 16) * 2));\n"
+                "              tile_step<d>(V_smem + lane_offset, next / (d / 16) * 16, next % (d / 16) * 2));\n"
                 "        u32 (&V_frag)[4] = V_frags[step % 2];",
             ),
             ("        ldmatrix_x4_trans(V_frag, tile_step<d>(V_smem + lane_offset, k * 16, 2 * n));\n", ""),
@@ -224,7 +224,7 @@ TOGGLES = (
     Toggle(
         "m_tiles_forward",
         "a warp's m-tiles always in the same order, in place of to and fro",
-        "Going back, the first mma finds Q's fragment, or P's, where the last one had it. One m-tile a warp: no change.",
+        "Going back, the first mma finds Q's fragment, or P's, where the last had it. One m-tile a warp: no change.",
         kernel=(
             (
                 "const int i = n % 2 ? M - 1 - j : j;\n          mma_m16n8k16<T>(S[",
@@ -245,7 +245,7 @@ TOGGLES = (
     Toggle(
         "one_head",
         "the Q tiles of one head start before the next head's, in place of all heads side by side",
-        "K and V of a few heads stay in L2 for certain; but under the causal mask every head ends with its own long blocks.",
+        "K and V of a few heads stay in L2 for certain; but under the causal mask long blocks start until the end.",
         kernel=(
             ("const int q_tile = gridDim.z - 1 - blockIdx.z;", "const int q_tile = gridDim.x - 1 - blockIdx.x;"),
             ("const int batch = blockIdx.y, head = blockIdx.x,", "const int batch = blockIdx.z, head = blockIdx.y,"),
