@@ -32,7 +32,7 @@ from stages.common.where import where
 from tools import nvrtc, results
 from tools.ablate.table import rows
 from tools.ablate.toggles import STAGE, TOGGLES, Toggle
-from tools.ablate.variants import COPY, OutOfDate, Variant, find, variants
+from tools.ablate.variants import COPY, OutOfDate, Variant, compile_on_gpu, find, variants
 from tools.bench.shapes import Shape, grid_shape
 
 RESULTS_DIR = results.RESULTS_DIR / "ablation"
@@ -175,16 +175,6 @@ def check(made: Sequence[Variant], jobs: int, console: Console) -> int:
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
 
 
-def _compile(given: tuple) -> None:
-    """In a process of its own: a small call with the shape's strides, which leaves the kernel in CuPy's cache."""
-    variant, shape, dtype = given
-    q = torch.zeros(1, 16, shape.nheads, shape.headdim, dtype=dtype, device="cuda")
-    k = torch.zeros(1, 16, shape.nheads_k, shape.headdim, dtype=dtype, device="cuda")
-    with specialise("now"):
-        variant.attention(q, k, k, causal=shape.causal)
-    torch.cuda.synchronize()
-
-
 def measure(made: Sequence[Variant], args, console: Console) -> int:
     from tools.bench.devices import DeviceLost, Gpu
     from tools.bench.measure import Effort
@@ -203,7 +193,7 @@ def measure(made: Sequence[Variant], args, console: Console) -> int:
     file = ResultsFile.open(out, here, fresh=True)
     plain = [Variant(v.name, v.toggles, v.folder) for v in made]  # without the modules, which do not go to a process
     todo = [(variant, shape, dtype) for variant in plain for shape in args.shapes]
-    for i, _ in enumerate(nvrtc.in_processes(_compile, todo, args.jobs), start=1):
+    for i, _ in enumerate(nvrtc.in_processes(compile_on_gpu, todo, args.jobs), start=1):
         console.print(f"compiled {i} of {len(todo)}", end="\r" if console.is_terminal and i < len(todo) else "\n")
     effort = Effort(rounds=args.samples, budget_ms=1e9)
     jobs = [Job(shape, tuple(made), (), gpu, dtype, effort) for shape in args.shapes]

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
+from stages.common.cuda import specialise
 from stages.common.record import Stage
 from tools.ablate.toggles import STAGE, TOGGLES, Toggle
+from tools.bench.shapes import Shape
 from tools.edited import edited
 
 UNCHANGED = "unchanged"
@@ -56,7 +60,9 @@ class Variant:
         """The stage with the changed kernel, for tools.nvrtc. Raises OutOfDate."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for file, text in zip(("kernel.cu", "stage.py"), sources(self.toggles), strict=True):
-            (self.folder / file).write_text(text, encoding="utf-8")
+            path = self.folder / file
+            if not path.exists() or path.read_text(encoding="utf-8") != text:  # other processes read it
+                path.write_text(text, encoding="utf-8")
         return edited(STAGE, self.folder / "kernel.cu")
 
     @cached_property
@@ -70,6 +76,16 @@ class Variant:
         spec.loader.exec_module(host)
         host.STAGE = stage
         return host.attention
+
+
+def compile_on_gpu(given: tuple[Variant, Shape, torch.dtype]) -> None:
+    """In a process of its own: a small call with the shape's strides, which leaves its kernel in CuPy's cache."""
+    variant, shape, dtype = given
+    q = torch.zeros(1, 16, shape.nheads, shape.headdim, dtype=dtype, device="cuda")
+    k = torch.zeros(1, 16, shape.nheads_k, shape.headdim, dtype=dtype, device="cuda")
+    with specialise("now"):
+        variant.attention(q, k, k, causal=shape.causal)
+    torch.cuda.synchronize()
 
 
 def find(name: str) -> Toggle:
