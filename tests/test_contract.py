@@ -369,6 +369,88 @@ def test_most_calls_go_the_short_way(runnable):
     assert contract._as_it_is(runnable, q.detach().requires_grad_(), *cache, False, 0.1, None, None, True) is not None
 
 
+IN_PLACE = {"longer batch", "longer sequence", "more heads", "wider head", "sequence first"}  # of LAYOUTS
+IN_PLACE_BY_ELEMENTS = IN_PLACE | {"misaligned", "one head expanded", "one batch expanded"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_kernel_reads_in_place(layout):
+    t = LAYOUTS[layout](torch.randn(2, 30, 4, 64).half())
+    assert contract._is_dense(t, aligned=True) == (layout in IN_PLACE)
+    assert contract._is_dense(t, aligned=False) == (layout in IN_PLACE_BY_ELEMENTS)
+
+
+def test_a_stride_that_is_no_multiple_of_16_bytes_is_not_aligned():
+    for axis in range(3):
+        strides = [stride + 4 * (i == axis) for i, stride in enumerate((8192, 256, 64))]
+        t = torch.zeros(40000, dtype=torch.float16).as_strided((2, 30, 4, 64), (*strides, 1))
+        assert not contract._is_dense(t, aligned=True) and contract._is_dense(t, aligned=False)
+
+
+class Tensor(torch.Tensor):
+    """A tensor of another kind."""
+
+
+NOT_AS_IT_IS = {  # name: how to change the arguments
+    "a NumPy array": lambda a: a | {"k": a["k"].cpu().numpy()},
+    "another kind of tensor": lambda a: a | {"v": a["v"].as_subclass(Tensor)},
+    "dtype of k": lambda a: a | {"k": a["k"].float()},
+    "dtype of v": lambda a: a | {"v": a["v"].float()},
+    "dtype of all": lambda a: a | {n: a[n].to(torch.int16) for n in "qkv"},
+    "device of k": lambda a: a | {"k": a["k"].to("meta")},
+    "device of v": lambda a: a | {"v": a["v"].to("meta")},
+    "device of all": lambda a: {n: t.to("meta") for n, t in a.items()},
+    "q of 3 dimensions": lambda a: a | {"q": a["q"][0]},
+    "k and v of 3 dimensions": lambda a: a | {n: a[n][0] for n in "kv"},
+    "q of 5 dimensions": lambda a: a | {"q": a["q"][None]},
+    "v is shorter": lambda a: a | {"v": a["v"][:, 1:]},
+    "batch": lambda a: a | {n: a[n][:1] for n in "kv"},
+    "head dim": lambda a: a | {n: torch.zeros(2, 30, 2, 128).to(a[n]) for n in "kv"},
+    "a head dim to be padded": lambda a: {n: t[..., :56].contiguous() if t.ndim == 4 else t for n, t in a.items()},
+    "heads": lambda a: a | {"q": a["q"][:, :, :3], "out": None, "lse": None},
+    "no queries": lambda a: a | {"q": a["q"][:, :0], "out": None, "lse": None},
+    "no keys": lambda a: a | {n: a[n][:, :0] for n in "kv"},
+    "no heads": lambda a: a | {"q": a["q"][:, :, :0], "out": None, "lse": None},
+    "no heads of k": lambda a: a | {n: a[n][:, :, :0] for n in "kv"},
+    "no batch": lambda a: {n: t[:0] for n, t in a.items()},
+    "too many batches": lambda a: {n: torch.zeros(65536, 1, 1, 64).to(a[n]) for n in "qkv"},
+    "too many heads": lambda a: {n: torch.zeros(1, 1, 65536, 64).to(a[n]) for n in "qkv"},
+    "causal is a number": lambda a: a | {"causal": 1},
+    "scale is 0": lambda a: a | {"softmax_scale": 0.0},
+    "scale is below 0": lambda a: a | {"softmax_scale": -1.0},
+    "scale is infinite": lambda a: a | {"softmax_scale": float("inf")},
+    "scale is NaN": lambda a: a | {"softmax_scale": float("nan")},
+    "scale is True": lambda a: a | {"softmax_scale": True},
+    "q has to be copied": lambda a: a | {"q": misaligned(a["q"])},
+    "k has to be copied": lambda a: a | {"k": misaligned(a["k"])},
+    "v has to be copied": lambda a: a | {"v": misaligned(a["v"])},
+    "shape of out": lambda a: a | {"out": a["out"][:, :19]},
+    "dtype of out": lambda a: a | {"out": a["out"].float()},
+    "device of out": lambda a: a | {"out": a["out"].to("meta")},
+    "out is no tensor": lambda a: a | {"out": a["out"].cpu().numpy()},
+    "out has to be copied": lambda a: a | {"out": misaligned(a["out"])},
+    "out is expanded": lambda a: a | {"out": a["out"][:1].expand(2, -1, -1, -1)},
+    "shape of lse": lambda a: a | {"lse": a["lse"][..., 1:]},
+    "dtype of lse": lambda a: a | {"lse": a["lse"].double()},
+    "device of lse": lambda a: a | {"lse": a["lse"].to("meta")},
+    "lse is no tensor": lambda a: a | {"lse": a["lse"].cpu().numpy()},
+    "lse has to be copied": lambda a: a | {"lse": a["lse"].transpose(1, 2).contiguous().transpose(1, 2)},
+}
+
+
+@pytest.mark.parametrize("change", NOT_AS_IT_IS)
+def test_the_short_way_leaves_the_rest_to_the_long(runnable, change):
+    """Whatever is to be refused, converted, copied or padded: the short way makes no call of it."""
+    if not takes(runnable, 64):
+        pytest.skip(f"{runnable.name} has no short way: NumPy stages convert what they are given")
+    case = Case(dtype=dtypes_here(runnable)[0], headdim=64, seqlen_q=20, seqlen_k=30, batch=2, nheads=4, nheads_k=2)
+    q, k, v = case.inputs(where(runnable, case.dtype).device)
+    good = {"q": q, "k": k, "v": v, "out": torch.empty_like(q), "lse": torch.empty(2, 4, 20, device=q.device)}
+    rest = {"causal": False, "softmax_scale": None, "out": None, "lse": None, "aligned": True}
+    assert contract._as_it_is(runnable, **(rest | good)) is not None
+    assert contract._as_it_is(runnable, **(rest | NOT_AS_IT_IS[change](good))) is None
+
+
 # ---- what the driver is handed, without a driver -------------------------------------------------------------
 
 
