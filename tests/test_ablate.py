@@ -64,14 +64,14 @@ def test_a_toggle_out_of_date_says_so():
 
 
 def test_several_at_once(tmp_path):
-    both = [find("times_reciprocal"), find("general_strides")]
+    both = [find("divide_by_l"), find("general_strides")]
     made = variants(both[:1], tmp_path, together=both)
     names = [variant.name for variant in made]
-    assert names == [UNCHANGED, COPY, "times_reciprocal", "times_reciprocal+general_strides"]
+    assert names == [UNCHANGED, COPY, "divide_by_l", "divide_by_l+general_strides"]
     kernel, host = (
         made[-1].attention and (tmp_path / names[-1] / file).read_text() for file in ("kernel.cu", "stage.py")
     )
-    assert "1.f / sum" in kernel and "special=None" in host
+    assert "r * 2] / sum" in kernel and "special=None" in host
     with pytest.raises(OutOfDate):  # two that want the same line
         sources([find("stores_streaming"), find("stores_no_allocate")])
 
@@ -167,21 +167,19 @@ def on_the_cpu(monkeypatch, tmp_path):
 
 
 def test_measuring_from_end_to_end(on_the_cpu, capsys):
-    code, out = on_the_cpu("--toggles", "times_reciprocal,one_head")
+    code, out = on_the_cpu("--toggles", "divide_by_l,one_head")
     assert code == 0
     file = table.load(out)
-    assert [r["name"] for r in file.records] == [UNCHANGED, COPY, "times_reciprocal", "one_head"]
+    assert [r["name"] for r in file.records] == [UNCHANGED, COPY, "divide_by_l", "one_head"]
     assert all(len(r["ms_samples"]) >= 3 and r["max_error"] <= r["bound"] for r in file.records)
     assert file.environment["stage"] == STAGE.name and file.environment["source"] == nvrtc.source_hash(STAGE)
-    assert "times_reciprocal" in capsys.readouterr().out
+    assert "divide_by_l" in capsys.readouterr().out
 
 
 def test_a_wrong_variant_is_not_timed(on_the_cpu, monkeypatch, capsys):
-    wrong = dataclasses.replace(
-        find("times_reciprocal"), kernel=(("O_acc[i][n][r * 2] / sum", "O_acc[i][n][0] / sum"),)
-    )
+    wrong = dataclasses.replace(find("divide_by_l"), kernel=(("O_acc[i][n][r * 2] * inv_l", "O_acc[i][n][0] * inv_l"),))
     monkeypatch.setattr(cli, "find", lambda name: wrong)
-    code, out = on_the_cpu("--toggles", "times_reciprocal")
+    code, out = on_the_cpu("--toggles", "divide_by_l")
     assert code == 1
     record = json.loads(out.read_text())["records"][-1]
     assert record["error"].startswith("wrong: ") and "ms_samples" not in record

@@ -16,6 +16,7 @@ arguments; 130 interrupted (finished shapes are kept).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -117,10 +118,12 @@ def show_list() -> int:
 
 def jobs_of(variant: Variant, arch: str = "90a") -> list[nvrtc.Job]:
     """What the compiler is given for a variant: both head dims, causal, with the default tiles."""
-    return [
+    made = (
         nvrtc.job(variant.stage, f"attention_kernel<bf16, {headdim}, true>", arch)
         for headdim in STAGE.capability.headdims
-    ]
+    )
+    # Not the temporary file's name: it would be another for nvrtc's cache each time.
+    return [dataclasses.replace(job, file=f"{variant.name}/kernel.cu") for job in made]
 
 
 def check_cases(dtype: str = "float16") -> list:

@@ -72,19 +72,15 @@ TOGGLES = (
         ),
     ),
     Toggle(
-        "times_reciprocal",
-        "O is multiplied by 1/l, in place of divided by l",
-        "One division a row for d of them, each of which takes a handful of instructions; at the end, once.",
+        "divide_by_l",
+        "O is divided by l, in place of multiplied by 1/l",
+        "d divisions a row for one, each of which takes a handful of instructions; at the end, once.",
         kernel=(
             (
-                "      if (in_quad == 0 && row(i, r) < p.seqlen_q) st_global(&L",
-                "      const float inverse = 1.f / sum;\n"
-                "      if (in_quad == 0 && row(i, r) < p.seqlen_q) st_global(&L",
-            ),
-            (
+                "pack<T>(O_acc[i][n][r * 2] * inv_l, O_acc[i][n][r * 2 + 1] * inv_l)",
                 "pack<T>(O_acc[i][n][r * 2] / sum, O_acc[i][n][r * 2 + 1] / sum)",
-                "pack<T>(O_acc[i][n][r * 2] * inverse, O_acc[i][n][r * 2 + 1] * inverse)",
             ),
+            ("      const float inv_l = 1.f / sum;", ""),
         ),
     ),
     Toggle(
