@@ -17,7 +17,7 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check emulate bench plots sass inject profile mutants doctor lint format clean venv
+.PHONY: help demo test check emulate diff bench autotune plots sass inject profile mutants doctor lint format clean venv
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,8 +46,19 @@ emulate: $(SETUP)
 	@$(PY) -m tools.emulator $(STAGE) $(EMULATE_ARGS)
 endif
 
+diff: $(SETUP) ## What changed between two stages, why, and what it bought: make diff FROM=s20 TO=s21
+	@$(PY) -m tools.diff $(FROM) $(TO) $(DIFF_ARGS)
+
 bench: $(SETUP) ## Time the stages on this machine (BENCH_ARGS="--quick --stages s12,s13")
 	@$(PY) -m tools.bench $(BENCH_ARGS)
+
+ifeq ($(STAGE),)
+autotune: ## Find a CUDA stage's fastest tiles on this GPU: make autotune STAGE=s31, or STAGE=all
+	@echo "Which stage? For example: make autotune STAGE=s31, or STAGE=all" >&2; exit 2
+else
+autotune: $(SETUP)
+	@$(PY) -m tools.autotune $(STAGE) $(AUTOTUNE_ARGS)
+endif
 
 plots: $(SETUP) ## Draw the plots from the recorded results, and the emulator's pictures; needs no GPU
 	@$(PY) -m tools.plot $(PLOT_ARGS)

@@ -1,198 +1,25 @@
-"""The emulator's instructions, each against its definition in the PTX ISA, and its counters.
+"""The emulator: time, memory and threads as the host sees them, counters, schedules, compilers, the cache.
 
-The definitions are written out here a second time, from the ISA's text and figures. Planted bugs: test_emulator_zoo.py.
+Its instructions: test_ptx.py. Planted bugs: test_emulator_zoo.py.
 """
 
 from __future__ import annotations
 
+import platform
+import shlex
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from reference import oracle
 from stages import get
-from tools.emulator import SCHEDULES, Array, CompileError, KernelError, Struct, build, emulate, launch, missing, process
+from tests.test_ptx import in_emulator as run
+from tools.emulator import SCHEDULES, Array, CompileError, KernelError, Struct, build, emulate, launch, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
-
-LANES = np.arange(32)
-
-
-def run(body: str, *parameters, block=32, grid=(1,), shared_bytes=0, defines=(), helpers="", **arrays):
-    """Launch `body` as a kernel with `arrays`, all writable: pointers named as the keywords, to their element type.
-    parameters: (declaration, NumPy scalar) pairs."""
-    types = {"float32": "float", "uint32": "u32", "uint16": "u16", "int32": "int"}
-    declared = [f"{types[a.dtype.name]}* {name}" for name, a in arrays.items()] + [p[0] for p in parameters]
-    source = (
-        f'#include "ptx.cuh"\nusing namespace ptx;\n{helpers}\n__global__ void kernel({", ".join(declared)}) {{\n'
-        f"  extern __shared__ __align__(128) unsigned char smem[];\n  const u32 base = shared_address(smem);\n"
-        f"  const int lane = threadIdx.x % 32;\n  (void)base; (void)lane;\n{body}\n}}\n"
-    )
-    values = [Array(name, a, writable=True) for name, a in arrays.items()] + [p[1] for p in parameters]
-    return launch(source, "::kernel", values, grid=grid, block=block, shared_bytes=shared_bytes, defines=defines)
-
-
-# ---- fragments ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("trans", (False, True))
-def test_ldmatrix(trans):
-    """Lane l supplies the address of row l % 8 of matrix l / 8. Without .trans, lane l receives of each matrix row
-    l / 4, columns 2 (l % 4) and the next; with it, the same of the transposed matrix."""
-    rng = np.random.default_rng(0)
-    tile = rng.integers(0, 1 << 16, (64, 8), dtype=np.uint16)
-    rows = rng.permutation(64)[:32].astype(np.uint32)  # any rows, in any order
-    r = np.zeros((32, 4), np.uint32)
-    run(
-        "  for (int i = lane; i < 256; i += 32) st_shared(base + 4 * i, tile[2 * i] | u32(tile[2 * i + 1]) << 16);\n"
-        "  __syncwarp();\n  u32 f[4];\n"
-        f"  ldmatrix_x4{'_trans' if trans else ''}(f, base + rows[lane] * 16);\n"
-        "  for (int i = 0; i < 4; i++) r[lane * 4 + i] = f[i];",
-        shared_bytes=1024,
-        tile=tile,
-        rows=rows,
-        r=r,
-    )
-    for lane in range(32):
-        for m in range(4):
-            matrix = tile[rows[8 * m : 8 * m + 8]]
-            matrix = matrix.T if trans else matrix
-            low, high = matrix[lane // 4, 2 * (lane % 4)], matrix[lane // 4, 2 * (lane % 4) + 1]
-            assert r[lane, m] == int(low) | int(high) << 16, (lane, m)
-
-
-def lay_out(index_of, count: int, matrix: torch.Tensor) -> np.ndarray:
-    """[32, count / 2] registers: two 16-bit elements each, element i of a lane at index_of(lane, i) of `matrix`."""
-    bits = matrix.view(torch.int16).numpy().view(np.uint16)
-    elements = np.array([[bits[index_of(lane, i)] for i in range(count)] for lane in LANES], np.uint32)
-    return elements[:, ::2] | elements[:, 1::2] << 16
-
-
-def index_a(lane, i):  # PTX ISA, mma.m16n8k16, matrix A: a0..a7
-    row = lane // 4 + (0 if i < 2 or 4 <= i < 6 else 8)
-    return row, lane % 4 * 2 + i % 2 + (0 if i < 4 else 8)
-
-
-def index_b(lane, i):  # matrix B: b0..b3
-    return lane % 4 * 2 + i % 2 + (0 if i < 2 else 8), lane // 4
-
-
-def index_c(lane, i):  # matrices C and D: c0..c3
-    return lane // 4 + (0 if i < 2 else 8), lane % 4 * 2 + i % 2
-
-
-@pytest.mark.parametrize("dtype, name", ((torch.float16, "f16"), (torch.bfloat16, "bf16")))
-def test_mma(dtype, name):
-    generator = torch.Generator().manual_seed(0)
-    A, B = (torch.randn(shape, generator=generator).to(dtype) for shape in ((16, 16), (16, 8)))
-    A[3, 5] = torch.finfo(dtype).tiny / 4  # a subnormal
-    B[5, 2] = 2.0**12
-    C = torch.randn(16, 8, generator=generator)
-    d = np.array([[C[index_c(lane, i)] for i in range(4)] for lane in LANES], np.float32)
-    run(
-        "  float c[4];\n  for (int i = 0; i < 4; i++) c[i] = d[lane * 4 + i];\n"
-        "  const u32 f[4] = {a[lane * 4], a[lane * 4 + 1], a[lane * 4 + 2], a[lane * 4 + 3]};\n"
-        f"  mma_m16n8k16<{name}>(c, f, b[lane * 2], b[lane * 2 + 1]);\n"
-        "  for (int i = 0; i < 4; i++) d[lane * 4 + i] = c[i];",
-        a=lay_out(index_a, 8, A),
-        b=lay_out(index_b, 4, B),
-        d=d,
-    )
-    expected = (C.double() + A.double() @ B.double()).numpy()
-    for lane in range(32):
-        for i in range(4):
-            assert d[lane, i] == pytest.approx(expected[index_c(lane, i)], rel=1e-5, abs=1e-5), (lane, i)
-
-
-@pytest.mark.parametrize("name, value", (("f16", 65504.0), ("bf16", 3.0e38)))
-def test_mma_overflows_and_keeps_nan(name, value):
-    """Products and sums are those of fp32: infinities of f16 and NaN go through."""
-    d = np.zeros((32, 4), np.float32)
-    run(
-        f"  const u32 big = pack<{name}>({value}f, {value}f), nan = pack<{name}>(INFINITY - INFINITY, 0.f);\n"
-        "  const u32 f[4] = {big, lane == 0 ? nan : big, big, big};\n  float c[4] = {};\n"
-        f"  mma_m16n8k16<{name}>(c, f, big, big);\n  for (int i = 0; i < 4; i++) d[lane * 4 + i] = c[i];",
-        d=d,
-    )
-    exact = 16 * value * value
-    np.testing.assert_allclose(d[:, :2], np.inf if exact > 3.4e38 else exact, rtol=1e-3)
-    nan_row = np.isnan(d[:, 2:]).all(1)
-    assert nan_row[:4].all() and not nan_row[4:].any()  # row 8 of A is lane 0's, and makes row 8 of D
-
-
-# ---- conversions -------------------------------------------------------------------------------------------
-
-
-def floats() -> np.ndarray:
-    """Every 16-bit float of both kinds, everything halfway between two, one ulp beside that, and what overflows."""
-    bits = np.arange(1 << 16, dtype=np.uint32)
-    bf16 = bits << 16
-    f16 = bits.astype(np.uint16).view(np.float16).astype(np.float32)
-    with np.errstate(all="ignore"):
-        halfway = (f16[:-1].astype(np.float64) + f16[1:]) / 2
-    f16_bits = np.concatenate((f16, halfway.astype(np.float32))).view(np.uint32)
-    around = np.concatenate((bf16, bf16 + 0x8000, f16_bits))
-    special = np.array([65519.996, 65520, -65520, 3.4e38, -3.4e38, 1e-45, 2**-25, 2**-24 * 1.5, 0.0, -0.0], np.float32)
-    return np.concatenate((around, around + 1, around - 1, special.view(np.uint32))).view(np.float32)
-
-
-@pytest.mark.parametrize("dtype, name", ((torch.float16, "f16"), (torch.bfloat16, "bf16")))
-def test_pack(dtype, name):
-    """cvt.rn: to nearest, ties to even; overflow gives infinity, NaN the canonical 0x7fff. low is the lower half."""
-    x = floats()
-    x = np.concatenate((x, x[: -len(x) % 64]))
-    packed = np.zeros(len(x) // 2, np.uint32)
-    run(
-        f"  for (int i = lane; i < n; i += 32) packed[i] = pack<{name}>(x[2 * i], x[2 * i + 1]);",
-        ("int n", np.int32(len(packed))),
-        x=x,
-        packed=packed,
-    )
-    expected = torch.from_numpy(x).to(dtype).view(torch.int16).numpy().view(np.uint16).copy()
-    expected[np.isnan(x)] = 0x7FFF
-    np.testing.assert_array_equal(packed.view(np.uint16), expected)
-
-
-def test_ex2():
-    x = np.array(
-        [0, 1, -1, 0.5, 10, -20.25, 127.5, 200, -125.9, -126.1, -150, -np.inf, np.inf, np.nan, 1e-40], np.float32
-    )
-    y = np.zeros_like(x)
-    run("  if (lane < 15) y[lane] = ex2(x[lane]);", x=x, y=y)
-    with np.errstate(over="ignore"):
-        expected = np.exp2(x.astype(np.float64)).astype(np.float32)
-    expected[np.abs(expected) < np.finfo(np.float32).tiny] = 0  # .ftz
-    np.testing.assert_allclose(y, expected, rtol=3e-7)
-
-
-# ---- lanes -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_shuffles_and_votes(schedule):
-    out = np.zeros((8, 32), np.uint32)
-    with emulate(schedule=schedule):
-        run(
-            "  out[lane] = u32(shfl_xor(float(lane), 5));\n"
-            "  out[32 + lane] = __shfl_xor_sync(0xffffffffu, lane, 1);\n"
-            "  out[64 + lane] = __shfl_sync(0xffffffffu, lane, 3, 8);\n"
-            "  out[96 + lane] = __shfl_up_sync(0xffffffffu, lane, 3, 16);\n"
-            "  out[128 + lane] = __shfl_down_sync(0xffffffffu, lane, 3);\n"
-            "  out[160 + lane] = __ballot_sync(0xffffffffu, lane % 3 == 0);\n"
-            "  out[192 + lane] = __any_sync(0xffffffffu, lane == 31) + 2 * __all_sync(0xffffffffu, lane < 31);\n"
-            "  if (lane < 16) out[224 + lane] = __shfl_xor_sync(0x0000ffffu, lane, 8);\n"
-            "  else out[224 + lane] = __shfl_xor_sync(0xffff0000u, lane, 4);",
-            out=out,
-        )
-    np.testing.assert_array_equal(out[0], LANES ^ 5)
-    np.testing.assert_array_equal(out[1], LANES ^ 1)
-    np.testing.assert_array_equal(out[2], LANES // 8 * 8 + 3)
-    np.testing.assert_array_equal(out[3], np.where(LANES % 16 < 3, LANES, LANES - 3))
-    np.testing.assert_array_equal(out[4], np.where(LANES + 3 > 31, LANES, LANES + 3))
-    assert (out[5] == sum(1 << lane for lane in range(0, 32, 3))).all()
-    assert (out[6] == 1).all()
-    np.testing.assert_array_equal(out[7], np.where(LANES < 16, LANES ^ 8, LANES ^ 4))
 
 
 def test_indices():
@@ -209,42 +36,7 @@ def test_indices():
     np.testing.assert_array_equal(out.ravel(), np.arange(out.size))
 
 
-def test_atomics():
-    total, largest = np.zeros(1, np.float32), np.zeros(1, np.int32)
-    run(
-        "  atomicAdd(total, 1.f);\n  atomicMax(largest, int(blockIdx.x * 32 + lane));",
-        grid=(5,),
-        total=total,
-        largest=largest,
-    )
-    assert total[0] == 160 and largest[0] == 159
-
-
 # ---- memory and time ---------------------------------------------------------------------------------------
-
-
-def test_cp_async_copies_or_fills_with_zeros():
-    x = np.arange(32 * 4, dtype=np.uint32)
-    out = np.full((32, 4), 7, np.uint32)
-    run(
-        "  cp_async_chunk(base + lane * 16, x + lane * 4, lane % 3 != 0);\n"
-        "  cp_async_commit();\n  cp_async_wait<0>();\n  const Chunk c = ld_shared_chunk(base + lane * 16);\n"
-        "  st_global_chunk(out + lane * 4, c);",
-        shared_bytes=512,
-        x=x,
-        out=out,
-    )
-    np.testing.assert_array_equal(out, np.where(LANES[:, None] % 3 == 0, 0, x.reshape(32, 4)))
-
-
-def test_cp_async_does_not_read_what_it_fills():
-    """With size 0 the source address may be anything."""
-    x = np.zeros(4, np.uint32)
-    run(
-        "  cp_async_chunk(base + lane * 16, x + 1000000, false);\n  cp_async_commit();\n  cp_async_wait<0>();",
-        shared_bytes=512,
-        x=x,
-    )
 
 
 @pytest.mark.parametrize("asynchronous", ("late", "early"))
@@ -271,34 +63,34 @@ def test_shared_memory_starts_as_nan_in_every_block():
     out = np.zeros((3, 4), np.float32)
     with emulate(raises=False) as session:
         run(
-            "  if (lane) return;\n  const Chunk c = ld_shared_chunk(base);\n"
-            "  st_global_chunk(out + blockIdx.x * 4, c);\n"
-            "  st_shared(base, 0);",
+            "  __shared__ float one;\n  if (lane) return;\n  Chunk c = ld_shared_chunk(base);\n"
+            "  c.y = ld_shared(shared_address(&one));\n  st_global_chunk(out + blockIdx.x * 4, c);\n"
+            "  st_shared(base, 0);\n  st_shared(shared_address(&one), 0);",
             grid=(3,),
             shared_bytes=16,
             out=out,
         )
     assert np.isnan(out).all()
-    (finding,) = session.reports[0].findings
-    assert finding.kind == "uninitialised" and finding.count == 12
+    chunk, one = session.reports[0].findings
+    assert (chunk.kind, chunk.count, one.kind, one.count) == ("uninitialised", 12, "uninitialised", 3)
 
 
-def test_named_barriers():
-    """bar.sync and bar.arrive: warp 0 produces, warp 1 consumes, warps 2 and 3 have nothing to do with it."""
+@pytest.mark.parametrize("count", (1, 2))
+def test_ldmatrix_does_not_look_at_the_addresses_of_idle_lanes(count):
+    address = f"lane < {8 * count} ? base + lane * 16 : 0xfffffff1u"
+    with emulate(raises=False) as session:  # what is read has not been written
+        run(f"  u32 f[{count}];\n  ldmatrix_x{count}({'f[0]' if count == 1 else 'f'}, {address});", shared_bytes=512)
+    (site,) = session.reports[0].sites
+    assert [f.kind for f in session.reports[0].findings] == ["uninitialised"]
+    assert (site.instructions, site.passes, site.wavefronts) == (1, count, count)
+
+
+def test_a_barrier_that_is_one_warp_short():
     out = np.zeros(128, np.uint32)
-    body = (
-        "  const int warp = threadIdx.x / 32;\n  Chunk c = {};\n"
-        "  if (warp == 0) {\n    for (int i = 0; i < 4; i++) st_shared(base + lane * 16 + 4 * i, lane);\n"
-        "    ARRIVE;\n  }\n"
-        "  if (warp == 1) {\n    bar_sync(3, 64);\n    c = ld_shared_chunk(base + (31 - lane) * 16);\n  }\n"
-        "  if (warp >= 2) bar_sync(4, 64);\n  out[threadIdx.x] = c.x;"
-    )
-    for schedule in SCHEDULES:
-        with emulate(schedule=schedule):
-            run(body.replace("ARRIVE", "bar_arrive(3, 64)"), block=128, shared_bytes=512, out=out)
-        np.testing.assert_array_equal(out[32:64], 31 - LANES)
-    with pytest.raises(KernelError, match="deadlock.*threads 32-63 wait at bar.sync"):
-        run(body.replace("ARRIVE", ""), block=128, shared_bytes=512, out=out)
+    with pytest.raises(
+        KernelError, match="deadlock.*threads 32-63 wait at bar.sync.*threads 0-31, 64-127 have returned"
+    ):
+        run("  if (threadIdx.x / 32 == 1) bar_sync(3, 64);", block=128, out=out)
 
 
 @pytest.mark.parametrize("dtype", (np.uint16, np.uint32, np.float32))
@@ -369,7 +161,7 @@ def test_bank_conflicts(access, passes, wavefronts):
     ),
 )
 def test_sectors(access, sectors, ideal):
-    with emulate(races=False):
+    with emulate(raises=False):  # all blocks write the same, and nobody waits for copies
         report = run(f"  {access};", shared_bytes=512, x=np.zeros(1024, np.float32))
     (site,) = (s for s in report.sites if s.sectors)
     assert (site.instructions, site.sectors, site.ideal_sectors) == (1, sectors, ideal)
@@ -386,13 +178,16 @@ def test_lanes_that_skip_do_not_mix_up_the_rest():
     assert (site.instructions, site.lanes) == (2, 48)
 
 
+def operands(headdim, seqlen, dtype):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, seqlen, 2, headdim, generator=generator).to(dtype) for _ in range(3)]
+
+
 def emulated(monkeypatch, headdim=128, seqlen=256, dtype=torch.bfloat16, **settings):
     """One launch of s20, batch 1, heads 2: its report."""
     monkeypatch.setenv("CUDA_EMULATE", "1")
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, seqlen, 2, headdim, generator=generator).to(dtype) for _ in range(3))
     with emulate(**settings) as session:
-        out, lse = get("s20").attention(q, k, v)
+        out, lse = get("s20").attention(*operands(headdim, seqlen, dtype))
     return session.reports[0], out, lse
 
 
@@ -426,21 +221,49 @@ def test_schedules_and_fallback_agree(monkeypatch):
                 )
                 assert torch.equal(out, expected) and torch.equal(lse, expected_lse), (schedule, asynchronous)
 
-    def portable(source, kernel, defines):
-        return build.executable(source, kernel, (*defines, "-DEMULATOR_UCONTEXT"))
-
-    monkeypatch.setattr(process, "executable", portable)
+    monkeypatch.setenv("CXX", f"{shlex.join(build.compiler())} -DEMULATOR_UCONTEXT")
     _, out, lse = emulated(monkeypatch, headdim=64, seqlen=100)
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
+
+
+COMPILERS = ("g++", "clang++", "g++ -DEMULATOR_UCONTEXT", "aarch64-linux-gnu-g++")
+
+
+@pytest.mark.parametrize("cxx", COMPILERS)
+def test_compilers_and_cpus(cxx, monkeypatch):
+    """Each runs s20, finds a race, and says on which line a wild access, an endless loop and a full stack are."""
+    monkeypatch.setenv("CXX", cxx)
+    if missing():
+        pytest.skip(missing())
+    report, out, lse = emulated(monkeypatch, headdim=64, seqlen=100, schedule="random")
+    expected, expected_lse = oracle(*operands(headdim=64, seqlen=100, dtype=torch.bfloat16))
+    np.testing.assert_allclose(out.double(), expected, atol=2e-2)
+    np.testing.assert_allclose(lse.double(), expected_lse, atol=1e-3)
+    assert report.total("conflicts") > 0
+    deep = (
+        "DEVICE float deep(float* x, int n) {\n  volatile float y[256] = {x[n % 64]};\n"
+        "  if (n) y[n % 256] += deep(x, n - 1);\n  return y[n % 7];\n}"
+    )
+    for body, kind in (
+        ("  st_shared(base, lane);", "race"),
+        ("  x[1ll << 40] = 1;", "out of bounds"),
+        ("  while (x[0] == 0) ex2(x[lane]);", "hang"),
+        ("  x[0] = deep(x, 1 << 30);", "stack overflow"),
+    ):
+        with emulate(raises=False, limit_s=0.5) as session:
+            run(body, helpers=deep, shared_bytes=128, x=np.zeros(64, np.float32))
+        (finding,) = session.reports[0].findings
+        where = range(3, 8) if kind == "stack overflow" else (13,)
+        assert finding.kind == kind and finding.lines[0] in where, finding
 
 
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for function in (build.compiler, build._worker, build.executable):
+    for function in (build._worker, build._executable):
         function.cache_clear()
     yield tmp_path / "flash-attention-course" / "emulator"
-    for function in (build.compiler, build._worker, build.executable):
+    for function in (build._worker, build._executable):
         function.cache_clear()
 
 
@@ -457,7 +280,7 @@ def test_the_cache(empty_cache, monkeypatch):
         return original(command, *args, **kwargs)
 
     def compiled() -> int:
-        build.executable.cache_clear()  # as in another process
+        build._executable.cache_clear()  # as in another process
         build._worker.cache_clear()
         before = len([c for c in commands if "-o" in c])
         path = build.executable(SOURCE, "::kernel")
@@ -480,14 +303,80 @@ def test_compile_errors_name_the_kernels_lines():
         launch('#include "ptx.cuh"\n__global__ void kernel() { no_such_thing(); }', "::kernel", [], grid=(1,), block=32)
 
 
-def test_without_a_compiler(empty_cache, monkeypatch):
+def test_processes_share_what_one_has_compiled(empty_cache, monkeypatch):
+    """Threads stand for processes here: neither share what is kept in memory, both come to the same lock."""
+    outputs = []
+    original = subprocess.run
+
+    def counting(command, *args, **kwargs):
+        outputs.extend(argument for argument in command if argument == "-o")
+        return original(command, *args, **kwargs)
+
+    monkeypatch.setattr(build.subprocess, "run", counting)
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: build.executable(SOURCE, "::kernel"), range(4)))
+    assert len(paths) == 1 and len(outputs) == 2  # worker and kernel
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """tools(name=text): what stands on the PATH alone, scripts that print."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    build._target.cache_clear()
+
+    def make(**printed):
+        for name, text in printed.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\necho {text}\n")
+            (tmp_path / name).chmod(0o755)
+
+    yield make
+    build._target.cache_clear()
+
+
+def test_the_compiler_that_is_taken(tools, monkeypatch):
+    native = f"{platform.machine()}-linux-gnu"
+    assert build.compiler() is None
+    tools(**{"c++": native})
+    assert build.compiler() == ("c++",) and missing() is None
+    tools(**{"clang++": native})
+    assert build.compiler() == ("clang++",)
+    tools(**{"g++": native, "mine": native})
+    assert build.compiler() == ("g++",)
+    monkeypatch.setenv("CXX", "mine -m64")
+    assert build.compiler() == ("mine", "-m64") and build.runner(build.compiler()) == ()
+
+
+def test_without_a_compiler(tools, monkeypatch):
     from stages.common import where as where_module
 
-    monkeypatch.setenv("PATH", str(empty_cache))
-    monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(where_module, "gpu_arch", lambda: None)
     place = where_module.where(get("s20"))
-    assert not place and "g++" in place.reason and "C++ compiler" in place.reason
+    assert not place and "C++ compiler" in place.reason and "the package is g++ or clang" in place.reason
+    tools(**{"g++": "", "cross": "riscv64-linux-gnu"})
+    monkeypatch.setenv("CXX", "absent -O9")
+    assert "absent -O9, which CXX asks for, is not installed" in missing()
+    monkeypatch.setenv("CXX", "g++")
+    assert "g++ does not answer -dumpmachine" in missing()
+    monkeypatch.setenv("CXX", "cross")
+    assert "riscv64-linux-gnu" in missing() and "the package is qemu-user" in missing()
+    tools(**{"qemu-riscv64": ""})
+    assert missing() is None and build.runner(("cross",)) == ("qemu-riscv64", "-L", "/usr/riscv64-linux-gnu")
+
+
+def test_shared_memory_of_another_name_is_refused():
+    body = "__global__ void kernel(u32* x) {\n  extern __shared__ float rows[];\n  x[0] = u32(rows[0]);\n}\n"
+    with pytest.raises(CompileError, match=r"Dynamic shared memory is called smem here: `extern __shared__"):
+        build.executable(f'#include "ptx.cuh"\n{body}', "::kernel")
+
+
+def test_static_shared_memory_has_its_limits():
+    static = "  __shared__ float big[{}];\n  st_shared(shared_address(big + 12287), 0);"
+    with emulate(raises=False):
+        assert run(static.format(12288), shared_bytes=183296).findings[0].kind == "race"  # 48 and 179 KiB: it has run
+        for floats, shared_bytes, says in ((12544, 0, "at most 49152"), (12288, 183312, "together at most 232448")):
+            (finding,) = run(static.format(floats), shared_bytes=shared_bytes).findings
+            assert finding.kind == "launch" and says in finding.message
 
 
 def test_wrong_parameters_are_refused():

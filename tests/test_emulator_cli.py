@@ -16,7 +16,8 @@ from rich.console import Console
 
 from stages import get
 from stages.common.where import installed
-from tests.test_emulator import LANES, index_a, index_b, index_c, run
+from tests.test_ptx import LANES, index_a, index_b, index_c
+from tests.test_ptx import in_emulator as run
 from tools.edited import edited
 from tools.emulator import Finding, Settings, emulate, missing
 from tools.emulator import __main__ as command
@@ -452,7 +453,7 @@ def test_the_banks_command(capsys):
 
 @needs_compiler
 def test_banks_of_an_edited_kernel(kernel, capsys):
-    path = kernel(("(row * d + chunk * 8)", "(row * d + (chunk ^ row % 4) * 8)"))
+    path = kernel(("+ chunk * 16;", "+ (chunk ^ row % 4) * 16;"))
     assert command.main(["banks", str(path), "--like", "s20"]) == 0
     assert "pass 0: 2 wavefronts, 2 ways" in capsys.readouterr().out
 

@@ -119,6 +119,9 @@ PIPELINE_BUGS = (
         kind="out of bounds", line=COPY, says="the block has 16384 bytes"),
     bug("rows that nobody loads", ("i < ROWS * COLUMNS / 8; i", "i < ROWS * COLUMNS / 8 - 8; i"), kind="uninitialised",
         line=READ),
+    bug("a tile fetched past the last one",
+        (IF_NEXT + COMMIT + ADD, LOAD_NEXT.replace("X + (t + 1)", "X + (t + 1) % tiles") + COMMIT + ADD),
+        kind="unfinished copy", line=COPY, says="returns while this cp.async is under way"),
     bug("half a warp in ldmatrix", (ADD_UP, ADD_UP + "    if (lane < 16) ldmatrix_x4_trans(r, tile);  // half\n"),
         kind="divergence", line="// half"),
 )  # fmt: skip
@@ -158,7 +161,7 @@ STAGE_BUGS = (
         "  __syncwarp();  // every lane"), kind="deadlock", line="// every lane"),
     bug("V read a row too far", ("tile_offset<d>(k * 16 + lane % 16, 2 * n + lane / 16)",
         "tile_offset<d>(k * 16 + lane % 16 + 1, 2 * n + lane / 16)"), kind="out of bounds", line=V_READ),
-    bug("rows past the end are read", ("first_row + row < seqlen;", "first_row + row < seqlen + 1;"),
+    bug("rows past the end are read", ("first_row + row < seqlen);", "first_row + row < seqlen + 1);"),
         kind="out of bounds", line=K_COPY, says="(q|k) at byte"),
     bug("O past the end", ("if (out_row < p.seqlen_q)", "if (out_row <= p.seqlen_q)"), kind="out of bounds",
         line="st_global_chunk(O", says="out at byte"),
@@ -166,10 +169,11 @@ STAGE_BUGS = (
         line="st_global(&L[", says="another block"),
     bug("O written over Q", ("st_global_chunk(O + out_row", "st_global_chunk(const_cast<u16*>(Q) + out_row"),
         kind="read-only", line="st_global_chunk(const_cast"),
-    bug("tail left as it was", ("    cp_async_chunk(tile", "    if (valid) cp_async_chunk(tile"), kind="uninitialised",
+    bug("tail left as it was", ("    cp_async_chunk(tile",
+        "    if (first_row + row < seqlen) cp_async_chunk(tile"), kind="uninitialised",
         line="ldmatrix_x4(Q_frag"),
-    bug("tile rows of odd length", ("return (row * d + chunk * 8) * sizeof(u16);",
-        "return (row * (d + 1) + chunk * 8) * sizeof(u16);"), kind="misaligned", line=K_COPY),
+    bug("tile rows of odd length", ("return row * (d * 2) + chunk * 16;",
+        "return row * (d * 2 + 2) + chunk * 16;"), kind="misaligned", line=K_COPY),
     bug("a loop that does not advance", ("first_key += Bc)", "first_key += 0 * Bc)"), kind="hang",
         line="DEVICE void load_tile", until="mma_m16n8k16<T>(O_acc[2 * n + 1]"),
     bug("a plain store to an input", (END, "  if (threadIdx.x == 77) const_cast<u16*>(Q)[0] = 0;\n" + END),
@@ -240,6 +244,33 @@ SMALL_BUGS = (
     ("barrier", "  bar_sync(1, threadIdx.x < 32 ? 64 : 32);  // here", ""),
     ("race", "  st_shared(0, threadIdx.x);  // here", ""),
     ("race", "  st_global(x, 1.f);  // here", ""),
+    ("race", "  st_global(x + threadIdx.x, ld_global(x + threadIdx.x));  // here", ""),  # the first block's
+    ("race", "  if (threadIdx.x == 3) st_global(x + blockIdx.x, 1.f);\n  if (threadIdx.x == 7) x[9] += ld_global(x + "
+     "blockIdx.x);  // here", ""),
+    ("race", "  const int at = threadIdx.x % 32 * 4;\n  if (threadIdx.x < 32) {\n    st_shared(at, 1);\n"
+     "    bar_arrive(1, 64);\n    st_shared(at, 2);  // here\n  } else {\n    bar_sync(1, 64);\n"
+     "    ld_shared(at);\n  }", ""),
+    ("race", "  atom_add(x, 1.f);\n  if (threadIdx.x == 9) st_global(x, 1.f);  // here", ""),
+    ("race", "  if (threadIdx.x == 9) st_global(x, 1.f);\n  atom_add(x, 1.f);  // here", ""),
+    ("race", "  __shared__ u32 sum;\n  st_shared(shared_address(&sum), threadIdx.x);  // here", ""),
+    ("uninitialised", "  __shared__ float sums[64];\n  x[0] += ld_shared_f32(shared_address(sums + 63));  // here", ""),
+    ("unfinished copy", "  cp_async_ca<4>(4 * threadIdx.x, x + threadIdx.x, true);  // here", ""),
+    ("unfinished copy", "  cp_async_ca<4>(4 * threadIdx.x, x, false);  // here\n  cp_async_commit();", ""),
+    ("unfinished copy", "  cp_async_ca<4>(4 * threadIdx.x, x + threadIdx.x, true);  // here\n  cp_async_commit();\n"
+     "  cp_async_wait<1>();", ""),
+    ("unfinished copy", "  cp_async_commit();\n  cp_async_ca<4>(4 * threadIdx.x, x + threadIdx.x, true);  // here\n"
+     "  cp_async_wait<0>();", ""),
+    ("misaligned", "  cp_async_ca<8>(4, x, true);  // here", ""),
+    ("misaligned", "  cp_async_ca<8>(8, x + 1, true);  // here", ""),
+    ("misaligned", "  st_shared_u16(1, 0);  // here", ""),
+    ("misaligned", "  ld_global_pair(x + 1);  // here", ""),
+    ("out of bounds", "  st_global_chunk_streaming(x + 64, Chunk());  // here", ""),
+    ("out of bounds", "  atom_add(x + 64, 1.f);  // here", ""),
+    ("operand", "  shfl_xor(1, 1, 24);  // here", ""),
+    ("barrier", "  bar_sync(1 + threadIdx.x % 2, 32);  // here", ""),
+    ("barrier", "  bar_arrive(1, 48);  // here", ""),
+    ("deadlock", "  if (threadIdx.x % 32 < 16) bar_sync(1, 32);  // here", ""),  # two halves make no warp
+    ("deadlock", "  if (threadIdx.x < 32) bar_sync(1, 64);  // here\n  else bar_sync(2, 64);  // here", ""),
 )  # fmt: skip
 
 
@@ -271,3 +302,76 @@ def test_no_lane_overtakes_its_warps_ldmatrix(schedule):
         body = fill + "  ld_shared_chunk(lane * 16);\n" + refill + "\n}"
         with pytest.raises(KernelError, match="race"):
             launch(source + body, "::kernel", [], grid=(1,), block=32, shared_bytes=512)
+
+
+# ---- races by the byte -----------------------------------------------------------------------------------------
+
+HALVES = "  st_shared_u16(threadIdx.x * 2, u16(threadIdx.x));  // one half of a word each\n"
+ONE_LANE = "  if (threadIdx.x == {}) {};  // here\n"
+
+
+def run_bytes(body: str) -> KernelError | None:
+    """`body` in a block of 64 threads with 256 bytes of shared memory."""
+    source = f'#include "ptx.cuh"\nusing namespace ptx;\n__global__ void kernel(u32* out) {{\n{body}}}\n'
+    try:
+        launch(source, "::kernel", [Array("out", np.zeros(64, np.uint32), True)], grid=(2,), block=64, shared_bytes=256)
+    except KernelError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    "body",
+    (
+        HALVES,
+        HALVES + "  __syncthreads();\n  if (threadIdx.x < 32) ld_shared(threadIdx.x * 4);\n",
+        HALVES + "  if (threadIdx.x % 2) ld_shared_u16(threadIdx.x * 2);\n",
+        HALVES
+        + "  __syncthreads();\n  if (threadIdx.x < 16) ld_shared_pair(threadIdx.x * 8);\n  __syncthreads();\n"
+        + HALVES,
+        # One thread goes on with its half while another works on the other half.
+        HALVES + "  for (int i = 0; i < 3; i++) st_shared_u16(threadIdx.x * 2, ld_shared_u16(threadIdx.x * 2) + 1);\n",
+        # Neighbours of what a copy is filling.
+        "  if (threadIdx.x == 0) cp_async_ca<4>(4, out, true);\n  if (threadIdx.x == 1) st_shared_u16(2, 1);\n"
+        "  if (threadIdx.x == 2) st_shared_u16(8, 1);\n  cp_async_commit();\n  cp_async_wait<0>();\n",
+        "  atom_add(out, 1u);\n  atom_max(out, 7u);\n",
+    ),
+)
+def test_disjoint_bytes_are_no_race(body, schedule):
+    with emulate(schedule=schedule):
+        assert run_bytes(body) is None
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    "body, first_bytes",
+    (
+        (HALVES + ONE_LANE.format(40, "st_shared(4, 0)"), (4, 6)),
+        (HALVES + ONE_LANE.format(2, "st_shared(4, 0)"), (6,)),
+        (HALVES + ONE_LANE.format(2, "ld_shared(4)"), (6,)),
+        (HALVES + ONE_LANE.format(3, "st_shared_u16(4, 0)"), (4,)),
+        (HALVES + "  __syncthreads();\n  ld_shared_u16(threadIdx.x * 2);\n"
+         + ONE_LANE.format(3, "st_shared(4, 0)"), (4,)),
+        ("  if (threadIdx.x == 2) cp_async_ca<4>(4, out, true);\n" + ONE_LANE.format(3, "st_shared_u16(6, 1)")
+         + "  cp_async_commit();\n  cp_async_wait<0>();\n", (6,)),
+    ),
+)  # fmt: skip
+def test_overlapping_bytes_are_a_race(body, first_bytes, schedule):
+    with emulate(schedule=schedule):
+        error = run_bytes(body)
+    here = next(i for i, line in enumerate(body.splitlines(), 4) if "// here" in line)
+    races = [f for f in error.findings if f.kind == "race" and here in f.lines] if error else []
+    assert any(re.search(rf"byte {byte}\b", f.message) for f in races for byte in first_bytes), error
+
+
+def test_half_a_word_is_uninitialised():
+    error = run_bytes("  if (threadIdx.x == 5) { st_shared_u16(4, 1); ld_shared(4); }\n")
+    assert error.findings[0].kind == "uninitialised" and "byte 6" in str(error)
+
+
+def test_groups_without_copies_may_stay():
+    """A loop that commits once a round leaves empty groups behind: there is nothing to wait for."""
+    assert (
+        run_bytes("  cp_async_commit();\n  cp_async_commit();\n  cp_async_wait<1>();\n  cp_async_commit();\n") is None
+    )

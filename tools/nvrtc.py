@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -163,22 +164,29 @@ def _compile(job: Job) -> Compiled:
         nvrtc.destroyProgram(program)
 
 
-def in_processes(function, arguments, workers: int = 2):
-    """function(argument) of each, in order, as soon as it is there. Processes: NVRTC compiles one at a time in each."""
-    arguments = list(arguments)
-    if workers == 1 or len(arguments) < 2:
-        yield from map(function, arguments)
-        return
+@contextmanager
+def processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool to compile in: NVRTC compiles one at a time in each process. What has not begun at the end is dropped."""
     pool = ProcessPoolExecutor(
-        min(workers, len(arguments)),
+        workers,
         mp_context=get_context("spawn"),
         initializer=signal.signal,  # Ctrl-C is the parent's to answer
         initargs=(signal.SIGINT, signal.SIG_IGN),
     )
     try:
-        yield from pool.map(function, arguments)
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_processes(function, arguments, workers: int = 2):
+    """function(argument) of each, in order, as soon as it is there."""
+    arguments = list(arguments)
+    if workers == 1 or len(arguments) < 2:
+        yield from map(function, arguments)
+        return
+    with processes(min(workers, len(arguments))) as pool:
+        yield from pool.map(function, arguments)
 
 
 def source_hash(stage: Stage) -> str:

@@ -61,24 +61,39 @@ class Tiles:
 
     def why_not(self, headdim: int, arch: int = 80) -> str | None:
         """Why this cannot run at `headdim` on compute capability `arch` (10·major + minor); None: it can."""
+        found = self.obstacle(headdim, arch)
+        return found and found[1]
+
+    def obstacle(self, headdim: int, arch: int = 80) -> tuple[str, str] | None:
+        """What `why_not` finds, with its kind before it: "warps", "mma", "copies", "buffers", "shared memory" or
+        "registers"."""
         step = self.threads * 8 // headdim  # rows that the block copies at a time
         shared = SHARED_BYTES.get(arch, min(SHARED_BYTES.values()))
+        own, needed = self.shared_bytes(headdim), self.registers(headdim)
         allowed = min(MAX_REGISTERS, REGISTERS // (self.threads * self.blocks) // 8 * 8)
         if self.Br % (16 * self.num_warps):
-            return f"{self.Br} rows of Q are not shared evenly by {self.num_warps} warps in m-tiles of 16"
+            return "warps", f"{self.Br} rows of Q are not shared evenly by {self.num_warps} warps in m-tiles of 16"
         if self.Bc % 16:
-            return f"{self.Bc} keys are not a multiple of 16, the depth of an mma"
+            return "mma", f"{self.Bc} keys are not a multiple of 16, the depth of an mma"
         if step % 8 or self.Br % step or self.Bc % step:
-            return f"{self.threads} threads copy {step} rows at a time, which does not divide the tiles, or the swizzle"
+            text = f"{self.threads} threads copy {step} rows at a time, which does not divide the tiles, or the swizzle"
+            return "copies", text
         if self.buffers < 2:
-            return "one buffer: the next tile would be copied onto the one that is worked on"
-        if self.shared_bytes(headdim) > shared:
-            return f"{self.shared_bytes(headdim):,} bytes of shared memory; a block may have {shared:,}"
-        if self.blocks * (self.shared_bytes(headdim) + 1024) > shared + 1024:  # the system takes 1 KiB a block
-            return f"{self.blocks} blocks take more shared memory than the {shared + 1024:,} bytes of a multiprocessor"
-        if self.registers(headdim) >= allowed:
-            return f"O, S and Q alone take {self.registers(headdim)} registers a thread; {allowed} are there"
+            return "buffers", "one buffer: the next tile would be copied onto the one that is worked on"
+        if own > shared:
+            return "shared memory", f"{own:,} bytes of shared memory; a block may have {shared:,}"
+        if self.blocks * (own + 1024) > shared + 1024:  # the system takes 1 KiB a block
+            text = f"{self.blocks} blocks take more shared memory than the {shared + 1024:,} bytes of a multiprocessor"
+            return "shared memory", text
+        if needed >= allowed:
+            return "registers", f"O, S and Q alone take {needed} registers a thread; {allowed} are there"
         return None
+
+    def resident(self, headdim: int, registers: int, arch: int = 80) -> int:
+        """How many blocks a multiprocessor holds at once if a thread takes `registers`."""
+        shared = SHARED_BYTES.get(arch, min(SHARED_BYTES.values())) + 1024
+        by_registers = REGISTERS // (-(-registers // 8) * 8 * self.threads)
+        return min(by_registers, shared // (self.shared_bytes(headdim) + 1024))
 
 
 _forced: contextvars.ContextVar[Tiles | None] = contextvars.ContextVar("tiles", default=None)

@@ -208,11 +208,12 @@ __global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
     l[r] += shfl_xor(l[r], 1);
     l[r] += shfl_xor(l[r], 2);
     if (l[r] == 0.f) l[r] = 1.f;  // a row that saw no key: O = 0 / 1, L = -inf + log 1
-    if (in_quad == 0 && row[r] < p.seqlen_q) st_global(&L[row[r]], m[r] * p.softmax_scale + logf(l[r]));
+    const float inv_l = 1.f / l[r];  // one division for a row, not one for each of its elements
 #pragma unroll
     for (int n = 0; n < d / MMA_N; n++)
       st_shared(Q_smem + tile_offset<d>(warp * MMA_M + quad + 8 * r, n) + in_quad * 4,
-                pack<T>(O_acc[n][r * 2] / l[r], O_acc[n][r * 2 + 1] / l[r]));
+                pack<T>(O_acc[n][r * 2] * inv_l, O_acc[n][r * 2 + 1] * inv_l));
+    if (in_quad == 0 && row[r] < p.seqlen_q) st_global(&L[row[r]], m[r] * p.softmax_scale + logf(l[r]));
   }
   __syncwarp();
   constexpr int CHUNKS = d / 8;

@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
   u32 Q_frag[d / MMA_K][4];  // this warp's 16 rows of Q, as A operands
 #pragma unroll
   for (int k = 0; k < d / MMA_K; k++)
-    ldmatrix_x4(Q_frag[k], tile_step<d>(Q_smem + lane_offset, warp * MMA_M, 2 * k));
+    ldmatrix_x4(Q_frag[k], Q_smem + tile_step<d>(lane_offset, warp * MMA_M, 2 * k));
 
   float O_acc[d / MMA_N][4];  // [16 rows, d], not yet divided by l
   float m[2];                 // running maximum of Q Kᵀ, not yet scaled, one for each of the thread's two rows
@@ -225,12 +225,13 @@ __global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
     l[r] += shfl_xor(l[r], 1);
     l[r] += shfl_xor(l[r], 2);
     if (l[r] == 0.f) l[r] = 1.f;  // a row that saw no key: O = 0 / 1, L = -inf + log 1
-    if (in_quad == 0 && row[r] < p.seqlen_q) st_global(&L[row[r]], m[r] * p.softmax_scale + logf(l[r]));
+    const float inv_l = 1.f / l[r];  // one division for a row, not one for each of its elements
     const u32 O_lane = Q_smem + tile_offset<d>(quad, 0) + in_quad * 4;
 #pragma unroll
     for (int n = 0; n < d / MMA_N; n++)
       st_shared(tile_step<d>(O_lane, warp * MMA_M + 8 * r, n),
-                pack<T>(O_acc[n][r * 2] / l[r], O_acc[n][r * 2 + 1] / l[r]));
+                pack<T>(O_acc[n][r * 2] * inv_l, O_acc[n][r * 2 + 1] * inv_l));
+    if (in_quad == 0 && row[r] < p.seqlen_q) st_global(&L[row[r]], m[r] * p.softmax_scale + logf(l[r]));
   }
   __syncwarp();
   constexpr int CHUNKS = d / 8;

@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
   const auto Q_at = [&](int k) -> u32 (&)[M][4] { return Q_frag[TILES::Q_IN_REGISTERS ? k : 0]; };
   const auto load_Q_frag = [&](int k) {
 #pragma unroll
-    for (int i = 0; i < M; i++) ldmatrix_x4(Q_at(k)[i], tile_step<d>(Q_smem + lane_offset, warp_row + i * MMA_M, 2 * k));
+    for (int i = 0; i < M; i++) ldmatrix_x4(Q_at(k)[i], Q_smem + tile_step<d>(lane_offset, warp_row + i * MMA_M, 2 * k));
   };
   if (TILES::Q_IN_REGISTERS) {
 #pragma unroll
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
         }
         m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));
         m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));
-        // BEGIN SOLUTION when: any reference does in exp2(S·c - m·c), if only no P overflows; -inf - -inf is NaN, and not more
+        // BEGIN SOLUTION when: any m does in exp2(S·c - m·c), if only no P overflows; and NaN > 8, from -inf - -inf, is false
         if (!FIRST) rescale |= (m_new[i][r] - m[i][r]) * c > MAX_GROWTH;
         // END SOLUTION
       }
@@ -279,11 +279,12 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
       sum += shfl_xor(sum, 1);
       sum += shfl_xor(sum, 2);
       if (sum == 0.f) sum = 1.f;  // a row that saw no key: O = 0 / 1, L = -inf + log 1
-      if (in_quad == 0 && row(i, r) < p.seqlen_q) st_global(&L[row(i, r)], m[i][r] * p.softmax_scale + logf(sum));
+      const float inv_l = 1.f / sum;  // one division for a row, not one for each of its elements
 #pragma unroll
       for (int n = 0; n < d / MMA_N; n++)
         st_shared(tile_step<d>(O_lane, warp_row + i * MMA_M + 8 * r, n),
-                  pack<T>(O_acc[i][n][r * 2] / sum, O_acc[i][n][r * 2 + 1] / sum));
+                  pack<T>(O_acc[i][n][r * 2] * inv_l, O_acc[i][n][r * 2 + 1] * inv_l));
+      if (in_quad == 0 && row(i, r) < p.seqlen_q) st_global(&L[row(i, r)], m[i][r] * p.softmax_scale + logf(sum));
     }
   }
   __syncwarp();

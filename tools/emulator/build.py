@@ -20,9 +20,15 @@ CPP = Path(__file__).resolve().parent / "cpp"
 ROOT = CPP.parent.parent.parent
 COMMON = ROOT / "stages" / "common"
 
-STANDARD = ("-std=c++17", "-g1", "-fno-omit-frame-pointer", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function")
-KERNEL_OPTIONS = ("-O2",)
+# DWARF 4: addr2line of binutils before 2.41 takes clang's newer files for others.
+STANDARD = (
+    *("-std=c++17", "-g1", "-gdwarf-4", "-fno-omit-frame-pointer"),
+    *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"),
+)
+# Not every CPU traps where an integer is divided by zero, so the compiler sees to it.
+KERNEL_OPTIONS = ("-O2", "-fsanitize=integer-divide-by-zero", "-fsanitize-undefined-trap-on-error")
 WORKER_OPTIONS = ("-O3",)
+KERNEL_HEADERS = ("emulator.hpp", "ptx.hpp")
 KEEP = 2000  # executables in the cache; the ones not used for longest go first
 
 
@@ -30,11 +36,11 @@ class CompileError(Exception):
     """The host compiler refused a kernel; the text is what it said."""
 
 
-@functools.cache
 def compiler() -> tuple[str, ...] | None:
-    """The C++ compiler's command: $CXX, or the first that is installed of c++, g++ and clang++. None: there is none."""
+    """The C++ compiler's command: $CXX, and where that is not set the first that is installed of g++, clang++ and c++.
+    None: there is none."""
     chosen = shlex.split(os.environ.get("CXX", ""))
-    for command in ([chosen] if chosen else []) + [["c++"], ["g++"], ["clang++"]]:
+    for command in [chosen] if chosen else [["g++"], ["clang++"], ["c++"]]:
         if shutil.which(command[0]):
             return tuple(command)
     return None
@@ -42,12 +48,22 @@ def compiler() -> tuple[str, ...] | None:
 
 def missing() -> str | None:
     """What the emulator lacks on this machine, as a clause that says how to get it; None when it can run."""
-    if os.name != "posix":
-        return "the emulator needs Linux or macOS"
-    if compiler() is None:
+    if platform.system() != "Linux":
+        return "the emulator needs Linux"
+    command = compiler()
+    if command is None and os.environ.get("CXX", "").strip():
+        return f"the emulator needs a C++ compiler, and {os.environ['CXX']}, which CXX asks for, is not installed"
+    if command is None:
         return (
-            "the emulator needs a C++ compiler, and none is installed (the package is g++ on Debian and Ubuntu, "
-            "gcc-c++ on Fedora; on macOS, xcode-select --install)"
+            "the emulator needs a C++ compiler, and none is installed (the package is g++ or clang on Debian and "
+            "Ubuntu, gcc-c++ or clang on Fedora)"
+        )
+    if not _target(command):
+        return f"the emulator needs a C++ compiler, and {shlex.join(command)} does not answer -dumpmachine as one does"
+    if runner(command) and not shutil.which(runner(command)[0]):
+        return (
+            f"{shlex.join(command)} compiles for {_target(command)}, which takes {runner(command)[0]} to run here (the "
+            "package is qemu-user)"
         )
     return None
 
@@ -55,6 +71,33 @@ def missing() -> str | None:
 @functools.cache
 def _version(command: tuple[str, ...]) -> str:
     return subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+@functools.cache
+def _target(command: tuple[str, ...]) -> str:
+    """What it compiles for: "x86_64-linux-gnu". "": it is no compiler."""
+    try:
+        return subprocess.run([*command, "-dumpmachine"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _native(command: tuple[str, ...]) -> bool:
+    return _target(command).partition("-")[0] == platform.machine()
+
+
+def runner(command: tuple[str, ...]) -> tuple[str, ...]:
+    """What has to stand before an executable to run it: nothing, or QEMU where the compiler is for another CPU."""
+    if _native(command):
+        return ()
+    target = _target(command)
+    return (f"qemu-{target.partition('-')[0]}", "-L", f"/usr/{target}")
+
+
+def addr2line(command: tuple[str, ...]) -> str | None:
+    """The tool that turns program counters into lines; None: it is not installed."""
+    names = ("addr2line", "llvm-addr2line") if _native(command) else (f"{_target(command)}-addr2line", "llvm-addr2line")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 @functools.cache
@@ -70,11 +113,13 @@ def _cpu() -> str:
 def options(command: tuple[str, ...]) -> list[str]:
     """What kernel and worker are both compiled with."""
     found = list(STANDARD)
-    if platform.machine() in ("x86_64", "AMD64"):
-        found.append("-march=native")
+    if _target(command).startswith("x86_64"):
+        found.append("-fcf-protection=none")  # a shadow stack would not know of the threads' own
+        if _native(command):
+            found.append("-march=native")
     if "clang" not in _version(command).lower():
         found.append("-fno-extern-tls-init")  # or every use of shared memory asks whether it has been constructed
-    if platform.system() == "Linux":
+    if "linux" in _target(command):
         found.append("-no-pie")  # program counters are then the same in every run: process.py looks up their lines
     return found
 
@@ -105,9 +150,9 @@ def _lock(path: Path):
         yield
 
 
-def _build(target: Path, arguments: list[str], source: str = "") -> Path:
-    """Run the compiler with `arguments`, `source` being in kernel.cu, and put its output at `target`, whole or not at
-    all."""
+def _build(target: Path, command: tuple[str, ...], arguments: list[str], source: str = "") -> Path:
+    """Run the compiler `command` with `arguments`, `source` being in kernel.cu, and put its output at `target`, whole
+    or not at all."""
     if target.exists():
         os.utime(target)
         return target
@@ -115,14 +160,24 @@ def _build(target: Path, arguments: list[str], source: str = "") -> Path:
         if target.exists():
             return target
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
-            command = [*compiler(), *arguments, "-o", "built"]
             (Path(folder) / "kernel.cu").write_text(source, encoding="utf-8")
-            run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            line = [*command, *arguments, "-o", "built"]
+            run = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
             if run.returncode:
-                raise CompileError(f"{shlex.join(compiler())} refused the kernel:\n{run.stderr.strip()}")
+                said = run.stderr.strip() + _hint(run.stderr)
+                raise CompileError(f"{shlex.join(command)} refused the kernel:\n{said}")
             os.replace(Path(folder) / "built", target)
         _prune(target.parent)
     return target
+
+
+def _hint(said: str) -> str:
+    if "undefined reference" not in said and "undefined symbol" not in said:
+        return ""
+    return (
+        "\nDynamic shared memory is called smem here: `extern __shared__ __align__(N) unsigned char smem[];`. "
+        "Static `__shared__` arrays may have any name."
+    )
 
 
 def _prune(folder: Path) -> None:
@@ -136,15 +191,29 @@ def _prune(folder: Path) -> None:
 
 
 @functools.cache
-def _worker(defines: tuple[str, ...]) -> Path:
+def _worker(command: tuple[str, ...], defines: tuple[str, ...]) -> Path:
     """The worker without a kernel, an object file."""
-    command = compiler()
     arguments = [*options(command), *WORKER_OPTIONS, *defines]
-    key = _key("worker", _version(command), _cpu(), repr(arguments), _contents(CPP, ("*.hpp", "*.cpp")))
-    return _build(cache_dir() / f"{key}.o", [*arguments, "-c", str(CPP / "worker.cpp")])
+    key = _key("worker", *_toolchain(command), repr(arguments), _contents(CPP, ("*.hpp", "*.cpp")))
+    return _build(cache_dir() / f"{key}.o", command, [*arguments, "-c", str(CPP / "worker.cpp")])
+
+
+def _toolchain(command: tuple[str, ...]) -> tuple[str, ...]:
+    return repr(command), _version(command), _target(command), _cpu()
 
 
 @functools.cache
+def _executable(command: tuple[str, ...], source: str, kernel: str, defines: tuple[str, ...]) -> Path:
+    unit = f"{source}\nEMULATOR_KERNEL({kernel})\n"
+    worker = _worker(command, defines)
+    arguments = [*options(command), *KERNEL_OPTIONS, *defines]
+    headers = _contents(COMMON, ("*.cuh",)) + _contents(CPP, KERNEL_HEADERS)
+    key = _key("kernel", worker.name, *_toolchain(command), repr(arguments), headers, unit)
+    # The kernel before the worker: memory.hpp asks for its static shared arrays before smem.
+    inputs = [f"-I{COMMON}", f"-I{CPP}", "-x", "c++", "kernel.cu", "-x", "none", str(worker)]
+    return _build(cache_dir() / key, command, [*arguments, *inputs], unit)
+
+
 def executable(source: str, kernel: str, defines: tuple[str, ...] = ()) -> Path:
     """An executable that runs `kernel` ("attention_kernel<bf16, 64, false>") of the CUDA source text `source`.
 
@@ -154,11 +223,4 @@ def executable(source: str, kernel: str, defines: tuple[str, ...] = ()) -> Path:
     why_not = missing()
     if why_not:
         raise CompileError(why_not)
-    command = compiler()
-    unit = f"{source}\nEMULATOR_KERNEL({kernel})\n"
-    worker = _worker(defines)
-    arguments = [*options(command), *KERNEL_OPTIONS, *defines]
-    headers = _contents(COMMON, ("*.cuh",)) + _contents(CPP, ("emulator.hpp",))
-    key = _key("kernel", worker.name, _version(command), _cpu(), repr(arguments), headers, unit)
-    includes = [f"-I{COMMON}", f"-I{CPP}"]
-    return _build(cache_dir() / key, [*arguments, *includes, "-x", "c++", "kernel.cu", "-x", "none", str(worker)], unit)
+    return _executable(compiler(), source, kernel, defines)

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tools.emulator.build import executable
+from tools.emulator.build import addr2line, compiler, executable, runner
 from tools.emulator.report import Finding, KernelError, Report
 from tools.emulator.session import Settings, current
 
@@ -183,7 +182,7 @@ def _run(program: Path, memory: int, report: int, request: str, limit_s: float) 
     wall_s = 10 * limit_s + 30
     try:
         run = subprocess.run(
-            [str(program), str(memory), str(report)],
+            [*runner(compiler()), str(program), str(memory), str(report)],
             input=request.encode(),
             stderr=subprocess.PIPE,
             pass_fds=(memory, report),
@@ -198,8 +197,8 @@ def _run(program: Path, memory: int, report: int, request: str, limit_s: float) 
 
 def _line_of(program: Path, counters: list[int]) -> int | None:
     """The first line of kernel.cu that is at one of the program counters; None: all are elsewhere, or there is no
-    addr2line (of binutils) to ask."""
-    tool = shutil.which("addr2line")
+    addr2line (of binutils or LLVM) to ask."""
+    tool = addr2line(compiler())
     if not tool:
         return None
     command = [tool, "-e", str(program), *map(hex, counters)]

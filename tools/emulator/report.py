@@ -66,8 +66,8 @@ class Trace:
 class Finding:
     """Something wrong with the kernel.
 
-    kind: "race", "uninitialised", "out of bounds", "read-only", "misaligned", "deadlock", "divergence", "barrier",
-          "hang", "stack overflow", "crash", "launch" or "limit".
+    kind: "race", "uninitialised", "unfinished copy", "out of bounds", "read-only", "misaligned", "deadlock",
+          "divergence", "barrier", "operand", "hang", "stack overflow", "crash", "launch" or "limit".
     lines: of kernel.cu, that of the instruction to blame first; threads: their numbers in the block; count: how
     often the same was found.
     """

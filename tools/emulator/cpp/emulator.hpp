@@ -1,6 +1,6 @@
-// What a kernel sees when a host compiler reads it: CUDA's words, its built-in variables and functions, and the functions
-// of stages/common/ptx.cuh. Only declarations and thin templates are here, so that a kernel compiles in a second; the
-// rest is compiled once, from worker.cpp.
+// What a kernel sees when a host compiler reads it: CUDA's words, its built-in variables and functions, and (ptx.hpp) the
+// functions of stages/common/ptx.cuh. Only declarations and thin templates are here, so that a kernel compiles in a
+// second; the rest is compiled once, from worker.cpp.
 //
 // One process emulates one launch, on one thread of the CPU: blocks one after the other, the threads of a block as fibers.
 #pragma once
@@ -26,12 +26,16 @@ typedef unsigned long long u64;
 #define __grid_constant__
 #define __restrict__ __restrict
 #define __align__(n) __attribute__((aligned(n)))
-// The one storage class that is legal after `extern` and that a block-scope variable may have without saying `static`.
+// The one storage class that is legal after `extern` and that a block-scope variable may have without saying `static`. All
+// of the executable's thread_local variables lie side by side: memory.hpp takes that place for the block's shared memory.
 #define __shared__ thread_local
 #define DEVICE inline
 
 struct __align__(16) Chunk {
   u32 x, y, z, w;
+};
+struct __align__(8) Pair {
+  u32 x, y;
 };
 struct f16 {};
 struct bf16 {};
@@ -60,7 +64,8 @@ u32 vote_ballot(u32 mask, bool predicate, Source source);
 
 enum class Element { f16, bf16 };
 void mma_m16n8k16(Element type, float* d, const u32* a, u32 b0, u32 b1, Source source);
-void ldmatrix_x4(bool transposed, u32* r, u32 row_address, Source source);
+void ldmatrix(int matrices, bool transposed, u32* r, u32 row_address, Source source);
+void cp_async(u32 to, const void* from, u32 bytes, bool valid, Source source);
 void cp_async_wait(int pending, Source source);
 u32 pack(Element type, float low, float high);
 
@@ -69,6 +74,29 @@ void store_shared(u32 address, const void* from, u32 bytes, Source source);
 void load_global(void* to, const void* pointer, u32 bytes, Source source);
 void store_global(void* pointer, const void* from, u32 bytes, Source source);
 void begin_atomic(void* pointer, u32 bytes, Source source);  // checks and counts; nothing else runs until the next call
+
+template <typename T>
+inline T load_shared(u32 address, Source source) {
+  T value;
+  load_shared(&value, address, sizeof(T), source);
+  return value;
+}
+template <typename T>
+inline T load_global(const void* pointer, Source source) {
+  T value;
+  load_global(&value, pointer, sizeof(T), source);
+  return value;
+}
+template <typename T, typename Update>
+inline T update_global(T* pointer, Source source, Update update) {
+  begin_atomic(pointer, sizeof(T), source);
+  const T old = *pointer;
+  *pointer = update(old);
+  return old;
+}
+
+// Subnormals become zeros of their sign.
+inline float flushed(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0.f, x) : x; }
 
 template <typename T>
 constexpr Element element = std::is_same_v<T, bf16> ? Element::bf16 : Element::f16;
@@ -92,7 +120,7 @@ inline bool __any_sync(u32 mask, bool predicate, EMULATOR_HERE) {
   return emulator::vote_ballot(mask, predicate, source) != 0;
 }
 inline bool __all_sync(u32 mask, bool predicate, EMULATOR_HERE) {
-  return emulator::vote_ballot(mask, predicate, source) == mask;
+  return emulator::vote_ballot(mask, !predicate, source) == 0;
 }
 
 namespace emulator {
@@ -126,17 +154,25 @@ T __shfl_xor_sync(u32 mask, T value, int lane_mask, int width = 32, EMULATOR_HER
 
 template <typename T>
 T atomicAdd(T* pointer, T value, EMULATOR_HERE) {
-  emulator::begin_atomic(pointer, sizeof(T), source);
-  const T old = *pointer;
-  *pointer = old + value;
-  return old;
+  return emulator::update_global(pointer, source, [=](T old) -> T {
+    if constexpr (std::is_same_v<T, float>)  // PTX ISA, atom: add.f32 on global memory has no subnormals
+      return emulator::flushed(emulator::flushed(old) + emulator::flushed(value));
+    return old + value;
+  });
 }
 template <typename T>
 T atomicMax(T* pointer, T value, EMULATOR_HERE) {
-  emulator::begin_atomic(pointer, sizeof(T), source);
-  const T old = *pointer;
-  if (value > old) *pointer = value;
-  return old;
+  static_assert(std::is_integral_v<T>, "atomicMax is for integers");
+  return emulator::update_global(pointer, source, [=](T old) { return old < value ? value : old; });
+}
+template <typename T>
+T atomicCAS(T* pointer, T compare, T value, EMULATOR_HERE) {
+  static_assert(std::is_integral_v<T>, "atomicCAS is for integers");
+  return emulator::update_global(pointer, source, [=](T old) { return old == compare ? value : old; });
+}
+template <typename T>
+T atomicExch(T* pointer, T value, EMULATOR_HERE) {
+  return emulator::update_global(pointer, source, [=](T) { return value; });
 }
 
 template <typename A, typename B>
@@ -157,73 +193,6 @@ inline int __float_as_int(float value) {
   memcpy(&bits, &value, 4);
   return bits;
 }
-
-// ---- the functions of ptx.cuh ---------------------------------------------------------------------------------------
-
-namespace ptx {
-
-u32 shared_address(const void* pointer, EMULATOR_HERE);
-
-inline void st_shared(u32 address, u32 value, EMULATOR_HERE) { emulator::store_shared(address, &value, 4, source); }
-
-inline Chunk ld_shared_chunk(u32 address, EMULATOR_HERE) {
-  Chunk value;
-  emulator::load_shared(&value, address, 16, source);
-  return value;
-}
-
-inline void st_global_chunk(void* pointer, Chunk value, EMULATOR_HERE) {
-  emulator::store_global(pointer, &value, 16, source);
-}
-
-inline void st_global(float* pointer, float value, EMULATOR_HERE) { emulator::store_global(pointer, &value, 4, source); }
-
-void cp_async_chunk(u32 to, const void* from, bool valid, EMULATOR_HERE);
-void cp_async_commit(EMULATOR_HERE);
-
-template <int N>
-void cp_async_wait(EMULATOR_HERE) {
-  emulator::cp_async_wait(N, source);
-}
-
-inline void ldmatrix_x4(u32 (&r)[4], u32 row_address, EMULATOR_HERE) {
-  emulator::ldmatrix_x4(false, r, row_address, source);
-}
-inline void ldmatrix_x4_trans(u32 (&r)[4], u32 row_address, EMULATOR_HERE) {
-  emulator::ldmatrix_x4(true, r, row_address, source);
-}
-
-template <typename T>
-void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, EMULATOR_HERE) {
-  emulator::mma_m16n8k16(emulator::element<T>, d, a, b0, b1, source);
-}
-
-template <typename T>
-void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, bool zero, EMULATOR_HERE) {
-  if (zero) d[0] = d[1] = d[2] = d[3] = 0;
-  emulator::mma_m16n8k16(emulator::element<T>, d, a, b0, b1, source);
-}
-
-template <typename T>
-u32 pack(float low, float high) {
-  return emulator::pack(emulator::element<T>, low, high);
-}
-
-float ex2(float x);
-
-inline float shfl_xor(float value, int lane_mask, EMULATOR_HERE) {
-  return __shfl_xor_sync(emulator::FULL_MASK, value, lane_mask, 32, source);
-}
-
-inline bool vote_any(bool predicate, EMULATOR_HERE) {
-  return emulator::vote_ballot(emulator::FULL_MASK, predicate, source) != 0;
-}
-
-// Barrier `id` of the block's sixteen, for `threads` of its threads; __syncthreads is barrier 0 for all of them.
-void bar_sync(int id, int threads, EMULATOR_HERE);
-void bar_arrive(int id, int threads, EMULATOR_HERE);
-
-}  // namespace ptx
 
 // ---- the way in -----------------------------------------------------------------------------------------------------
 
@@ -255,3 +224,5 @@ struct Entry<function> {
   const emulator::Kernel emulator::kernel = {      \
       emulator::Entry<&__VA_ARGS__>::run,          \
       sizeof(emulator::Entry<&__VA_ARGS__>::sizes) / sizeof(size_t) - 1, emulator::Entry<&__VA_ARGS__>::sizes};
+
+#include "ptx.hpp"

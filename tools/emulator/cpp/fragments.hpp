@@ -55,35 +55,35 @@ struct LoadOperand {
   u32 row_address;
 };
 
-// Row i of matrix m is at the address that lane 8m + i gives. Of it, lane 4i + c gets elements 2c and 2c + 1 in r[m];
+// Row i of matrix m is at the address that lane 8m + i gives; more lanes' addresses are not looked at. Of it, lane 4i + c gets elements 2c and 2c + 1 in r[m];
 // transposed, element c of row i goes to lane 4c + i/2, in the half of r[m] that i's parity says.
-void ldmatrix_x4(bool transposed, u32* r, u32 row_address, Source source) {
+void ldmatrix(int matrices, bool transposed, u32* r, u32 row_address, Source source) {
   LoadOperand mine = {r, row_address};
   const char* op = transposed ? "ldmatrix.trans" : "ldmatrix";
   meet(op, FULL_MASK, &mine, source, [=](Warp& warp) {
     if (warp.lanes != FULL_MASK) fail_here("divergence", format("executes %s in a warp of fewer than 32 lanes", op));
     Site* site = count_collective(op, source, FULL_MASK);
     const auto operand = [&](int lane) { return static_cast<LoadOperand*>(warp.operand[lane]); };
-    u32 addresses[32];
+    u32 addresses[32] = {};
     Thread* const last = current;
-    for (int lane = 0; lane < 32; lane++) {
+    for (int lane = 0; lane < 8 * matrices; lane++) {
       addresses[lane] = operand(lane)->row_address;
       current = &threads[last->warp * 32 + lane];  // its address is the one to blame
       check_shared(addresses[lane], 16, op);
       check_read(*current, addresses[lane], 16, true);
     }
     current = last;
-    for (int m = 0; m < 4; m++)
+    for (int m = 0; m < matrices; m++)
       for (int row = 0; row < 8; row++) {
         u16 elements[8];
-        memcpy(elements, smem + addresses[8 * m + row], 16);
+        memcpy(elements, shared_memory + addresses[8 * m + row], 16);
         for (int c = 0; c < 8; c++) {
           const int lane = transposed ? 4 * c + row / 2 : 4 * row + c / 2, half = (transposed ? row : c) % 2;
           u32& to = operand(lane)->r[m];
           to = half ? (to & 0xffff) | u32(elements[c]) << 16 : (to & 0xffff0000) | elements[c];
         }
       }
-    if (site) count_shared(*site, last->warp, addresses, FULL_MASK, 16);
+    if (site) count_shared(*site, last->warp, addresses, FULL_MASK >> (32 - 8 * matrices), 16);
   });
 }
 
@@ -137,6 +137,5 @@ void mma_m16n8k16(Element type, float* d, const u32* a, u32 b0, u32 b1, Source s
 
 // ex2.approx.ftz: subnormals count as zero, going in and coming out.
 float ptx::ex2(float x) {
-  const float y = exp2f(x);
-  return y < 0x1p-126f ? 0.f : y;
+  return emulator::flushed(exp2f(emulator::flushed(x)));
 }

@@ -3,16 +3,42 @@
 // Global memory is what the launch's array arguments cover, no more: an access elsewhere ends the launch, also where the
 // process would have survived it.
 #pragma once
+#include <link.h>
+
 #include "counters.hpp"
 #include "races.hpp"
 #include "state.hpp"
 
 constexpr unsigned SHARED_LIMIT = 232448;  // 227 KiB, the most that a block can have on any GPU so far
+constexpr unsigned STATIC_LIMIT = 49152;   // of which static arrays can be so much
 
 // What `extern __shared__ ... smem[]` in a kernel refers to.
 alignas(1024) thread_local unsigned char smem[SHARED_LIMIT];
 
 namespace emulator {
+
+// The block's shared memory: the kernel's static __shared__ arrays, then smem. To the linker all of these are thread-local
+// variables of the executable, and there are no others.
+inline unsigned char* shared_memory;
+
+// The bytes of static arrays, and what aligns smem behind them. False: they do not lie in that order.
+inline bool find_shared_memory(u32& static_bytes) {
+  struct Segment {
+    unsigned char* start = nullptr;
+    size_t bytes = 0;
+  } variables;
+  const auto look = [](dl_phdr_info* info, size_t, void* found) {
+    for (int i = 0; i < info->dlpi_phnum; i++)
+      if (info->dlpi_phdr[i].p_type == PT_TLS)
+        *static_cast<Segment*>(found) = {static_cast<unsigned char*>(info->dlpi_tls_data), info->dlpi_phdr[i].p_memsz};
+    return 1;  // the executable comes first; no library is of interest
+  };
+  dl_iterate_phdr(look, &variables);
+  if (!variables.start || smem + SHARED_LIMIT != variables.start + variables.bytes) return false;
+  shared_memory = variables.start;
+  static_bytes = u32(smem - variables.start);
+  return true;
+}
 
 struct Array {  // an argument in global memory
   std::string name;
@@ -22,9 +48,6 @@ struct Array {  // an argument in global memory
   GlobalWrite* shadow;  // of every two bytes; nullptr where nothing may be written
 };
 inline std::vector<Array> arrays;
-
-// The running thread comes to an instruction.
-inline void at(Source source) { current->source = source; }
 
 inline void check_shared(u32 address, u32 bytes, const char* what) {
   if (address % bytes)
@@ -69,12 +92,19 @@ inline const Array& check_global(const void* pointer, u32 bytes, bool write, con
   return array;
 }
 
+// Accesses to outputs are checked for races, too: inputs do not change.
+inline void check_global_order(const Array& array, const void* pointer, u32 bytes, GlobalAccess access) {
+  if (!array.shadow) return;
+  const u64 offset = static_cast<const char*>(pointer) - array.address;
+  check_global_access(array.shadow + offset / 2, bytes, array.name.c_str(), offset, access);
+}
+
 void load_shared(void* to, u32 address, u32 bytes, Source source) {
   at(source);
   check_shared(address, bytes, "reads");
   count_lane("ld.shared", bytes, address, nullptr);
   check_read(*current, address, bytes);
-  memcpy(to, smem + address, bytes);
+  memcpy(to, shared_memory + address, bytes);
 }
 
 void store_shared(u32 address, const void* from, u32 bytes, Source source) {
@@ -82,13 +112,14 @@ void store_shared(u32 address, const void* from, u32 bytes, Source source) {
   check_shared(address, bytes, "writes");
   count_lane("st.shared", bytes, address, nullptr);
   check_write(address, bytes);
-  memcpy(smem + address, from, bytes);
+  memcpy(shared_memory + address, from, bytes);
 }
 
 void load_global(void* to, const void* pointer, u32 bytes, Source source) {
   at(source);
-  check_global(pointer, bytes, false, "reads");
+  const Array& array = check_global(pointer, bytes, false, "reads");
   count_lane("ld.global", bytes, NO_SHARED, pointer);
+  check_global_order(array, pointer, bytes, GlobalAccess::read);
   memcpy(to, pointer, bytes);
 }
 
@@ -96,25 +127,25 @@ void store_global(void* pointer, const void* from, u32 bytes, Source source) {
   at(source);
   const Array& array = check_global(pointer, bytes, true, "writes");
   count_lane("st.global", bytes, NO_SHARED, pointer);
-  if (settings.races) {
-    const u64 offset = static_cast<char*>(pointer) - array.address;
-    check_global_write(array.shadow + offset / 2, bytes, array.name.c_str(), offset);
-  }
+  check_global_order(array, pointer, bytes, GlobalAccess::write);
   memcpy(pointer, from, bytes);
 }
 
 void begin_atomic(void* pointer, u32 bytes, Source source) {
   at(source);
-  check_global(pointer, bytes, true, "updates");
+  const Array& array = check_global(pointer, bytes, true, "updates");
   count_lane("atom.global", bytes, NO_SHARED, pointer);
+  check_global_order(array, pointer, bytes, GlobalAccess::atomic);
 }
 
 }  // namespace emulator
 
 u32 ptx::shared_address(const void* pointer, emulator::Source source) {
-  emulator::at(source);
+  using namespace emulator;
+  at(source);
   const auto* p = static_cast<const unsigned char*>(pointer);
-  if (p < smem || p > smem + SHARED_LIMIT)
-    emulator::fail_here("out of bounds", "takes the shared address of what is not in `extern __shared__ unsigned char smem[]`");
-  return u32(p - smem);
+  if (p < shared_memory || p > smem + SHARED_LIMIT)
+    fail_here("out of bounds", "takes the shared address of what is neither in `extern __shared__ unsigned char smem[]` nor in a "
+                               "static __shared__ array");
+  return u32(p - shared_memory);
 }

@@ -79,7 +79,7 @@ inline void handle_signal(int number, siginfo_t* info, void* context) {
   if (number == SIGPROF) {
     kind = "hang";
     snprintf(what, sizeof what, "is still running after %g s of CPU time", settings.limit_s);
-  } else if (number == SIGFPE) {
+  } else if (number == SIGFPE || number == SIGILL || number == SIGTRAP) {  // the last two from build.py's compiler options
     snprintf(what, sizeof what, "divides an integer by zero");
   } else if (number == SIGSEGV && in_guard(address)) {
     kind = "stack overflow";

@@ -27,6 +27,7 @@ inline Settings settings;
 struct Copy {  // one cp.async of one thread
   u32 to;
   const void* from;
+  u32 bytes;
   bool valid;
   Source source;
 };
@@ -63,7 +64,7 @@ inline Thread* current = nullptr;
 inline Context main_context;
 inline int thread_count, warp_count;
 inline int running;  // threads that have not returned
-inline u32 shared_bytes;
+inline u32 shared_bytes;  // of the block: static arrays, then what the launch adds
 inline u64 switches;
 
 // ---- what was found wrong -------------------------------------------------------------------------------------------
@@ -107,6 +108,9 @@ inline std::string ranges(const std::vector<int>& numbers) {
   }
   return text;
 }
+
+// The running thread comes to an instruction.
+inline void at(Source source) { current->source = source; }
 
 [[noreturn]] void end_launch();  // report.hpp
 

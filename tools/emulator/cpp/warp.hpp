@@ -6,7 +6,8 @@
 
 namespace emulator {
 
-// One lane reaches a warp-wide instruction. `execute(warp)` runs once, when all lanes of `mask` have brought their operand.
+// One lane reaches a warp-wide instruction. `execute(warp)` runs once, when all lanes of `mask` have brought their operand;
+// they can run again then, unless it says otherwise.
 template <typename Execute>
 inline void meet(const char* op, u32 mask, void* operand, Source source, Execute execute) {
   Thread& me = *current;
@@ -18,8 +19,9 @@ inline void meet(const char* op, u32 mask, void* operand, Source source, Execute
 
   Rendezvous* mine = nullptr;
   for (auto& r : warp.rendezvous) {
-    if (!r.op || !(r.mask & mask)) continue;
-    if (r.op != op || r.mask != mask || r.source.line != source.line || r.source.file != source.file) {
+    if (!r.op) continue;
+    const bool same = r.op == op && r.mask == mask && r.source.line == source.line && r.source.file == source.file;
+    if (!same && r.mask & bit && r.arrived & mask) {  // each waits for the other
       std::vector<int> lanes;
       for (u32 left = r.arrived; left; left &= left - 1) lanes.push_back(me.warp * 32 + __builtin_ctz(left));
       fail("divergence",
@@ -27,7 +29,7 @@ inline void meet(const char* op, u32 mask, void* operand, Source source, Execute
                format(" of its warp wait for it in %s (%s)", r.op, name(r.source).c_str()),
            {source, r.source}, {me.id, lanes[0]});
     }
-    mine = &r;
+    if (same) mine = &r;
   }
   if (!mine) {
     for (auto& r : warp.rendezvous)
@@ -42,8 +44,8 @@ inline void meet(const char* op, u32 mask, void* operand, Source source, Execute
     return;
   }
   mine->op = nullptr;
-  execute(warp);
   warp.ready |= mask;
+  execute(warp);
   if (mask == warp.lanes) close_accesses(me.warp);
 }
 
@@ -52,23 +54,28 @@ struct ShuffleOperand {
   int operand;
 };
 
-// PTX ISA, shfl.sync: segments of `width` lanes; a source lane outside the segment gives the lane's own value.
+// As the PTX ISA defines shfl.sync, whose third operand is made of `width`: a source lane past the end of the segment
+// (up: before its start) gives the lane's own value.
 u32 shuffle(Shuffle mode, u32 mask, u32 value, int operand, int width, Source source) {
   ShuffleOperand mine = {value, value, operand};
+  at(source);
+  if (width < 1 || width > 32 || width & (width - 1))
+    fail_here("operand", format("shuffles in segments of %d lanes; accepted: a power of two up to 32", width));
   meet("shfl", mask, &mine, source, [=](Warp& warp) {
-    count_collective("shfl", source, mask);
-    for (int lane = 0; lane < 32; lane++) {
-      if (!(mask & warp.lanes) || !(mask >> lane & 1) || !(warp.lanes >> lane & 1)) continue;
+    const u32 lanes = mask & warp.lanes;
+    count_collective("shfl", source, lanes);
+    const int segment = 32 - width;  // the bits of a lane's number that are its segment's
+    for (u32 left = lanes; left; left &= left - 1) {
+      const int lane = __builtin_ctz(left);
       auto& o = *static_cast<ShuffleOperand*>(warp.operand[lane]);
-      const int first = lane / width * width, end = first + width;
-      int from = mode == Shuffle::index  ? first + (o.operand & (width - 1))
-                 : mode == Shuffle::up   ? lane - o.operand
-                 : mode == Shuffle::down ? lane + o.operand
-                                         : lane ^ o.operand;
-      const bool outside = mode == Shuffle::up ? from < first : from >= end;
-      if (outside) from = lane;
-      if (!(mask >> from & 1))
-        fail("divergence", format("%s: thread %d shuffles from lane %d, which is not in the mask 0x%08x",
+      const int b = o.operand & 31, first = lane & segment, last = first | (31 & ~segment);
+      int from = mode == Shuffle::index  ? first | (b & ~segment)
+                 : mode == Shuffle::up   ? lane - b
+                 : mode == Shuffle::down ? lane + b
+                                         : lane ^ b;
+      if (mode == Shuffle::up ? from < first : from > last) from = lane;
+      if (!(lanes >> from & 1))
+        fail("divergence", format("%s: thread %d shuffles from lane %d, which is not in the mask 0x%08x or not there",
                                   name(source).c_str(), current->warp * 32 + lane, from, mask),
              {source}, {current->warp * 32 + lane});
       o.out = static_cast<ShuffleOperand*>(warp.operand[from])->in;
@@ -85,7 +92,7 @@ struct VoteOperand {
 u32 vote_ballot(u32 mask, bool predicate, Source source) {
   VoteOperand mine = {predicate, 0};
   meet("vote", mask, &mine, source, [=](Warp& warp) {
-    count_collective("vote", source, mask);
+    count_collective("vote", source, mask & warp.lanes);
     u32 ballot = 0;
     for (u32 left = mask & warp.lanes; left; left &= left - 1) {
       const int lane = __builtin_ctz(left);
@@ -102,7 +109,7 @@ u32 vote_ballot(u32 mask, bool predicate, Source source) {
 void __syncwarp(u32 mask, emulator::Source source) {
   using namespace emulator;
   meet("__syncwarp", mask, nullptr, source, [=](Warp& warp) {
-    count_collective("__syncwarp", source, mask);
+    count_collective("__syncwarp", source, mask & warp.lanes);
     if (!settings.races) return;
     std::vector<int> ids;
     for (u32 left = mask & warp.lanes; left; left &= left - 1) ids.push_back(current->warp * 32 + __builtin_ctz(left));

@@ -112,6 +112,7 @@ static void read_request(std::istream& input, int memory_file) {
 // Where every fiber begins.
 static void run_thread() {
   kernel.run(parameter_addresses.data());
+  check_copies();
   current->returned = true;
   warps[current->warp].ready &= ~(1u << current->lane);
   if (--running == 0) switch_context(current->context, main_context);
@@ -120,7 +121,7 @@ static void run_thread() {
 }
 
 static void run_block() {
-  memset(smem, 0xff, shared_bytes);  // NaN in every floating-point type
+  memset(shared_memory, 0xff, shared_bytes);  // NaN in every floating-point type
   running = thread_count;
   current = nullptr;
   threads.assign(thread_count, Thread());
@@ -150,7 +151,14 @@ static void run_block() {
 static void run_launch() {
   const u64 size = u64(block_size.x) * block_size.y * block_size.z;
   if (size < 1 || size > 1024) refuse(format("a block of %llu threads; accepted: 1 to 1024", size));
-  if (shared_bytes > SHARED_LIMIT) refuse(format("%u bytes of shared memory; at most %u", shared_bytes, SHARED_LIMIT));
+  u32 static_bytes = 0;
+  if (!find_shared_memory(static_bytes)) refuse("the linker has put thread-local variables elsewhere than beside smem");
+  if (static_bytes > STATIC_LIMIT)
+    refuse(format("%u bytes of static __shared__ arrays; at most %u: take dynamic shared memory", static_bytes, STATIC_LIMIT));
+  if (shared_bytes > SHARED_LIMIT - static_bytes)
+    refuse(format("%u bytes of dynamic and %u of static shared memory; together at most %u", shared_bytes, static_bytes,
+                  SHARED_LIMIT));
+  shared_bytes += static_bytes;
   thread_count = int(size);
   warp_count = (thread_count + 31) / 32;
   open_accesses.assign(warp_count, {});

@@ -4,11 +4,7 @@
 
 using namespace ptx;
 
-// ---- accesses of 4, 8 and 16 bytes a lane, for what ptx.cuh has no need of --------------------------------------------
-
-struct __align__(8) Pair {
-  u32 x, y;
-};
+// ---- accesses of 4, 8 and 16 bytes a lane, under one name each --------------------------------------------------------
 
 #ifdef __CUDACC__
 DEVICE u32 load_global(const u32* p) {
