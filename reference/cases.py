@@ -131,7 +131,7 @@ def _real(stage: Stage) -> list[Case]:
 
 
 def _growing(stage: Stage) -> list[Case]:
-    """Maxima that grow in every tile, for five tiles of 64 keys; and strides of all kinds: several batches and heads."""
+    """Maxima that grow in every tile, for five tiles of 64 keys; and a batch whose stride is not that of its rows."""
     case = Case(seqlen_q=40, seqlen_k=260, batch=2, nheads=4, family="ramp", layout="transposed")
     return [dataclasses.replace(case, dtype=dtype) for dtype in stage.capability.dtypes]
 
