@@ -122,10 +122,10 @@ def environment() -> dict:
 
 
 def commit() -> str | None:
-    """The checked-out commit, "-dirty" behind it when tracked files differ; outside a git checkout what the variable
-    GIT_COMMIT says, or None."""
+    """What the variable GIT_COMMIT says; without it the checked-out commit, "-dirty" behind it when tracked files
+    differ; outside a git checkout None."""
     describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    return _first_line(["git", "-C", str(ROOT), *describe]) or os.environ.get("GIT_COMMIT")
+    return os.environ.get("GIT_COMMIT") or _first_line(["git", "-C", str(ROOT), *describe])
 
 
 def clocks() -> dict[str, float]:

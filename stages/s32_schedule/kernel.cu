@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   // BEGIN SOLUTION schedule: blocks start in the order of x, then y, then z; under a causal mask the last tile has most to do
-  const int q_tile = gridDim.z - 1 - blockIdx.z;
-  const int batch = blockIdx.y, head = blockIdx.x, head_k = head / (p.nheads / p.nheads_k);
+  const int q_tile = CAUSAL ? gridDim.z - 1 - blockIdx.z : blockIdx.y;
+  const int batch = CAUSAL ? blockIdx.y : blockIdx.z, head = blockIdx.x, head_k = head / (p.nheads / p.nheads_k);
   // END SOLUTION
   const u16* Q = p.Q + batch * p.q_batch + head * p.q_head;    // [seqlen_q, d]
   const u16* K = p.K + batch * p.k_batch + head_k * p.k_head;  // [seqlen_k, d]

@@ -27,7 +27,8 @@ def attention(q, k, v, *, causal=False, softmax_scale=None, out=None, lse=None):
     launch(
         STAGE,
         call,
-        grid=(call.nheads, call.batch, q_tiles),
+        # Causal: the heaviest tiles of all batches first. Otherwise batch by batch, for the L2 cache may hold K and V.
+        grid=(call.nheads, call.batch, q_tiles) if call.causal else (call.nheads, q_tiles, call.batch),
         threads=tiles.threads,
         shared_bytes=tiles.shared_bytes(call.headdim),
         arguments=("0", "0", tiles.argument),

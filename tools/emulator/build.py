@@ -20,14 +20,15 @@ CPP = Path(__file__).resolve().parent / "cpp"
 ROOT = CPP.parent.parent.parent
 COMMON = ROOT / "stages" / "common"
 
-# DWARF 4: addr2line of binutils before 2.41 takes clang's newer files for others.
+# DWARF 4: addr2line of binutils before 2.41 takes clang's newer files for others. -g1 after it, which asks for more:
+# lines are all that is looked up, and of those the kernel's alone.
 STANDARD = (
-    *("-std=c++17", "-g1", "-gdwarf-4", "-fno-omit-frame-pointer"),
+    *("-std=c++17", "-gdwarf-4", "-g1", "-fno-omit-frame-pointer"),
     *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"),
 )
 # Not every CPU traps where an integer is divided by zero, so the compiler sees to it.
 KERNEL_OPTIONS = ("-O2", "-fsanitize=integer-divide-by-zero", "-fsanitize-undefined-trap-on-error")
-WORKER_OPTIONS = ("-O3",)
+WORKER_OPTIONS = ("-O3", "-g0")
 KERNEL_HEADERS = ("emulator.hpp", "ptx.hpp")
 KEEP = 2000  # executables in the cache; the ones not used for longest go first
 
