@@ -407,7 +407,10 @@ SCHEDULE = (
     mutant("s32_wrong_axis", "s32", "the Q tiles are counted on the axis of the heads",
            ("gridDim.z - 1", "gridDim.x - 1")),
     mutant("s32_swapped", "s32", "batch and head have changed axes in the kernel only",
-           ("batch = blockIdx.y, head = blockIdx.x", "batch = blockIdx.x, head = blockIdx.y")),
+           ("batch = CAUSAL ? blockIdx.y : blockIdx.z, head = blockIdx.x",
+            "batch = blockIdx.x, head = CAUSAL ? blockIdx.y : blockIdx.z")),
+    mutant("s32_one_order", "s32", "the kernel has the causal grid's axes without the mask, too",
+           ("batch = CAUSAL ? blockIdx.y : blockIdx.z", "batch = blockIdx.y")),
     mutant("s32_lse", "s32", "L's place is counted with the axis that was the heads'",
            ("(long long)batch * p.nheads + head", "(long long)batch * gridDim.y + head")),
 )  # fmt: skip

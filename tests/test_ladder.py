@@ -460,6 +460,26 @@ def test_s32_starts_with_the_blocks_that_have_most_to_do():
     assert blocks_in_order(get("s33"), of) == longest_first
 
 
+@pytest.mark.parametrize("stage", [get("s32"), get("s33")], ids=lambda stage: stage.short)
+@pytest.mark.parametrize("causal", (False, True), ids=("full", "causal"))
+def test_s32_keeps_together_what_reads_the_same_keys(stage, causal, tmp_path):
+    """First come all heads of one Q tile; then, causal, the other batches' heaviest tiles; else this batch's tiles."""
+    of = case(headdim=64, seqlen_q=256, seqlen_k=256, causal=causal, nheads=4, nheads_k=2, batch=2)
+    start = "  const int warp = threadIdx.x / 32"
+    for axes in ("blockIdx.y + blockIdx.z", "blockIdx.z"):
+        attention = planted(stage, tmp_path, (start, f"  if ({axes} > 0) return;\n{start}"))
+        lse = torch.full((of.batch, of.nheads, of.seqlen_q), torch.nan)
+        attention(*of.inputs(), causal=causal, lse=lse)
+        expected = torch.zeros_like(lse, dtype=torch.bool)
+        tile = slice(128, 256) if causal else slice(0, 128)
+        if axes == "blockIdx.z":
+            expected[:, :, tile] = causal
+            expected[0] |= not causal
+        else:
+            expected[0, :, tile] = True
+        assert torch.equal(~lse.isnan(), expected), axes
+
+
 def makespan(work: list[int], slots: int) -> int:
     """When the last block ends, if each starts as soon as one of `slots` is free."""
     ends = [0] * slots
