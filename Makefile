@@ -17,7 +17,7 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check emulate diff bench autotune plots sass inject profile mutants doctor lint format clean venv
+.PHONY: help demo test check emulate diff bench autotune plots sass inject profile ablate mutants doctor lint format clean venv
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +76,9 @@ else
 profile: $(SETUP)
 	@$(PY) -m tools.profile $(STAGE) $(PROFILE_ARGS)
 endif
+
+ablate: $(SETUP) ## Time small changes of the last CUDA kernel, one at a time (ABLATE_ARGS="--list")
+	@$(PY) -m tools.ablate $(ABLATE_ARGS)
 
 mutants: $(SETUP) ## Prove that the suite bites: planted bugs, each of which has to fail it
 	@$(PY) -m pytest tests/test_mutants.py -q -n auto --maxprocesses=16 $(PYTEST_ARGS)

@@ -4,6 +4,11 @@ what is accepted.
 
 from __future__ import annotations
 
+import ctypes
+import importlib
+import math
+import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +17,11 @@ import torch
 
 from reference import Case, judge
 from reference.check import expect
-from stages import StageUnavailable, Unsupported
+from stages import STAGES, StageUnavailable, Unsupported
+from stages.common import contract, cuda
 from stages.common.where import where
 from tests.conftest import dtypes_here
+from tools.overhead import without_driver
 
 SENTINEL = 7.0
 
@@ -302,3 +309,198 @@ def test_scale_types(runnable, good):
         out, lse = runnable.attention(good.q, good.k, good.v, softmax_scale=scale)
         verdict = judge(out, lse, expect(good.q, good.k, good.v, softmax_scale=float(scale)))
         assert verdict.ok, verdict
+
+
+# ---- the short way through `prepare` -------------------------------------------------------------------------
+
+
+def both_ways(monkeypatch, stage, good: Good, **options) -> tuple:
+    """(the call as `prepare` makes it, the call as it makes it when it looks at everything one by one)."""
+    arguments = {name: t for name, t in good.arguments().items() if t is not None}
+    call = contract.prepare(stage, **arguments, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(contract, "_as_it_is", lambda *arguments: None)
+        return call, contract.prepare(stage, **arguments, **options)
+
+
+def described(call) -> dict:
+    """All that a kernel and the caller get to see of a call; of what it has allocated, not the address."""
+    tensors = {name: getattr(call, name) for name in ("q", "k", "v", "out", "lse")}
+    layout = {name: (tuple(t.shape), t.stride(), t.dtype, t.requires_grad) for name, t in tensors.items()}
+    sizes = {name: getattr(call, name) for name in ("batch", "seqlen_q", "seqlen_k", "nheads", "nheads_k", "headdim")}
+    return layout | sizes | {"causal": call.causal, "scale": call.softmax_scale, "where": call.where}
+
+
+def takes(stage, headdim: int) -> bool:
+    return stage.capability.backend != "numpy" and headdim in stage.capability.headdims
+
+
+@pytest.mark.parametrize("outputs", ("given", "allocated"))
+@pytest.mark.parametrize("layout", ("as they are", "transposed", *LAYOUTS))
+def test_the_short_way_makes_the_same_call(runnable, monkeypatch, layout, outputs):
+    if not takes(runnable, 64):
+        pytest.skip(f"{runnable.name} has no short way: NumPy stages convert what they are given")
+    case = Case(dtype=dtypes_here(runnable)[0], headdim=64, seqlen_q=20, seqlen_k=30, batch=2, nheads=4, nheads_k=2)
+    q, k, v = case.inputs(where(runnable, case.dtype).device)
+    lay_out = LAYOUTS.get(layout) or (lambda t: t.transpose(1, 2).contiguous().transpose(1, 2))
+    if layout != "as they are":
+        q, k, v = (lay_out(t) for t in (q, k, v))
+    given = (torch.empty(q.shape, dtype=q.dtype, device=q.device), torch.empty(2, 4, 20, device=q.device))
+    good = Good(q, k, v.requires_grad_(layout == "as they are"), *(given if outputs == "given" else (None, None)))
+    for aligned in (True, False):
+        for options in ({}, {"causal": True, "softmax_scale": 0.5}):
+            short, long = both_ways(monkeypatch, runnable, good, aligned=aligned, **options)
+            assert described(short) == described(long)
+            for name, ours in vars(good).items():
+                in_place = {
+                    ours is not None and getattr(call, name).data_ptr() == ours.data_ptr() for call in (short, long)
+                }
+                assert len(in_place) == 1, f"{name}, aligned={aligned}"
+            assert [a is b for a, b in zip(short.finish(), long.finish())] == [outputs == "given"] * 2
+
+
+def test_most_calls_go_the_short_way(runnable):
+    if not takes(runnable, 64):
+        pytest.skip(f"{runnable.name} has no short way: NumPy stages convert what they are given")
+    case = Case(dtype=dtypes_here(runnable)[0], headdim=64, seqlen_q=20, seqlen_k=30, batch=2, nheads=4, nheads_k=2)
+    q, k, v = case.inputs(where(runnable, case.dtype).device)
+    assert contract._as_it_is(runnable, q, k, v, True, None, None, None, True) is not None
+    cache = [in_wider_memory(t, 1) for t in (k, v)]
+    assert contract._as_it_is(runnable, q.detach().requires_grad_(), *cache, False, 0.1, None, None, True) is not None
+
+
+IN_PLACE = {"longer batch", "longer sequence", "more heads", "wider head", "sequence first"}  # of LAYOUTS
+IN_PLACE_BY_ELEMENTS = IN_PLACE | {"misaligned", "one head expanded", "one batch expanded"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_kernel_reads_in_place(layout):
+    t = LAYOUTS[layout](torch.randn(2, 30, 4, 64).half())
+    assert contract._is_dense(t, aligned=True) == (layout in IN_PLACE)
+    assert contract._is_dense(t, aligned=False) == (layout in IN_PLACE_BY_ELEMENTS)
+
+
+def test_a_stride_that_is_no_multiple_of_16_bytes_is_not_aligned():
+    for axis in range(3):
+        strides = [stride + 4 * (i == axis) for i, stride in enumerate((8192, 256, 64))]
+        t = torch.zeros(40000, dtype=torch.float16).as_strided((2, 30, 4, 64), (*strides, 1))
+        assert not contract._is_dense(t, aligned=True) and contract._is_dense(t, aligned=False)
+
+
+class Tensor(torch.Tensor):
+    """A tensor of another kind."""
+
+
+NOT_AS_IT_IS = {  # name: how to change the arguments
+    "a NumPy array": lambda a: a | {"k": a["k"].cpu().numpy()},
+    "another kind of tensor": lambda a: a | {"v": a["v"].as_subclass(Tensor)},
+    "dtype of k": lambda a: a | {"k": a["k"].float()},
+    "dtype of v": lambda a: a | {"v": a["v"].float()},
+    "dtype of all": lambda a: a | {n: a[n].to(torch.int16) for n in "qkv"},
+    "device of k": lambda a: a | {"k": a["k"].to("meta")},
+    "device of v": lambda a: a | {"v": a["v"].to("meta")},
+    "device of all": lambda a: {n: t.to("meta") for n, t in a.items()},
+    "q of 3 dimensions": lambda a: a | {"q": a["q"][0]},
+    "k and v of 3 dimensions": lambda a: a | {n: a[n][0] for n in "kv"},
+    "q of 5 dimensions": lambda a: a | {"q": a["q"][None]},
+    "v is shorter": lambda a: a | {"v": a["v"][:, 1:]},
+    "batch": lambda a: a | {n: a[n][:1] for n in "kv"},
+    "head dim": lambda a: a | {n: torch.zeros(2, 30, 2, 128).to(a[n]) for n in "kv"},
+    "a head dim to be padded": lambda a: {n: t[..., :56].contiguous() if t.ndim == 4 else t for n, t in a.items()},
+    "heads": lambda a: a | {"q": a["q"][:, :, :3], "out": None, "lse": None},
+    "no queries": lambda a: a | {"q": a["q"][:, :0], "out": None, "lse": None},
+    "no keys": lambda a: a | {n: a[n][:, :0] for n in "kv"},
+    "no heads": lambda a: a | {"q": a["q"][:, :, :0], "out": None, "lse": None},
+    "no heads of k": lambda a: a | {n: a[n][:, :, :0] for n in "kv"},
+    "no batch": lambda a: {n: t[:0] for n, t in a.items()},
+    "too many batches": lambda a: {n: torch.zeros(65536, 1, 1, 64).to(a[n]) for n in "qkv"},
+    "too many heads": lambda a: {n: torch.zeros(1, 1, 65536, 64).to(a[n]) for n in "qkv"},
+    "causal is a number": lambda a: a | {"causal": 1},
+    "scale is 0": lambda a: a | {"softmax_scale": 0.0},
+    "scale is below 0": lambda a: a | {"softmax_scale": -1.0},
+    "scale is infinite": lambda a: a | {"softmax_scale": float("inf")},
+    "scale is NaN": lambda a: a | {"softmax_scale": float("nan")},
+    "scale is True": lambda a: a | {"softmax_scale": True},
+    "q has to be copied": lambda a: a | {"q": misaligned(a["q"])},
+    "k has to be copied": lambda a: a | {"k": misaligned(a["k"])},
+    "v has to be copied": lambda a: a | {"v": misaligned(a["v"])},
+    "shape of out": lambda a: a | {"out": a["out"][:, :19]},
+    "dtype of out": lambda a: a | {"out": a["out"].float()},
+    "device of out": lambda a: a | {"out": a["out"].to("meta")},
+    "out is no tensor": lambda a: a | {"out": a["out"].cpu().numpy()},
+    "out has to be copied": lambda a: a | {"out": misaligned(a["out"])},
+    "out is expanded": lambda a: a | {"out": a["out"][:1].expand(2, -1, -1, -1)},
+    "shape of lse": lambda a: a | {"lse": a["lse"][..., 1:]},
+    "dtype of lse": lambda a: a | {"lse": a["lse"].double()},
+    "device of lse": lambda a: a | {"lse": a["lse"].to("meta")},
+    "lse is no tensor": lambda a: a | {"lse": a["lse"].cpu().numpy()},
+    "lse has to be copied": lambda a: a | {"lse": a["lse"].transpose(1, 2).contiguous().transpose(1, 2)},
+}
+
+
+@pytest.mark.parametrize("change", NOT_AS_IT_IS)
+def test_the_short_way_leaves_the_rest_to_the_long(runnable, change):
+    """Whatever is to be refused, converted, copied or padded: the short way makes no call of it."""
+    if not takes(runnable, 64):
+        pytest.skip(f"{runnable.name} has no short way: NumPy stages convert what they are given")
+    case = Case(dtype=dtypes_here(runnable)[0], headdim=64, seqlen_q=20, seqlen_k=30, batch=2, nheads=4, nheads_k=2)
+    q, k, v = case.inputs(where(runnable, case.dtype).device)
+    good = {"q": q, "k": k, "v": v, "out": torch.empty_like(q), "lse": torch.empty(2, 4, 20, device=q.device)}
+    rest = {"causal": False, "softmax_scale": None, "out": None, "lse": None, "aligned": True}
+    assert contract._as_it_is(runnable, **(rest | good)) is not None
+    assert contract._as_it_is(runnable, **(rest | NOT_AS_IT_IS[change](good))) is None
+
+
+# ---- what the driver is handed, without a driver -------------------------------------------------------------
+
+
+@pytest.fixture(params=[stage for stage in STAGES if stage.capability.backend == "cuda"], ids=lambda stage: stage.short)
+def cuda_stage(request):
+    return request.param
+
+
+def launches_of(stage, *calls) -> list[dict]:
+    """What each of `calls`, (q, k, v, keywords), hands to the driver."""
+    handed = []
+
+    def launched(kernel, gx, gy, gz, bx, by, bz, shared, stream, address, extra):
+        params = ctypes.c_void_p.from_address(address).value
+        fields = struct.unpack("5Q 12q 4i f 4x", ctypes.string_at(params, cuda._PARAMS.size))
+        handed.append({"grid": (gx, gy, gz), "block": (bx, by, bz), "shared": shared, "fields": fields, "at": params})
+
+    with without_driver(launched):
+        for q, k, v, options in calls:
+            stage.attention(q, k, v, **options)
+    return handed
+
+
+def test_the_driver_gets_the_parameters(cuda_stage):
+    q, k, v = (torch.randn(2, n, h, 64).half() for n, h in ((200, 6), (300, 3), (300, 3)))
+    out, lse = torch.empty_like(q), torch.empty(2, 6, 200)
+    k = in_wider_memory(k, 1)
+    handed = launches_of(
+        cuda_stage,
+        (q, k, v, {"out": out, "lse": lse, "softmax_scale": 0.25}),
+        (v, q[:, :, :3], q[:, :, 3:], {"causal": True}),
+    )
+    first, second = (launch["fields"] for launch in handed)
+    assert first[:5] == tuple(t.data_ptr() for t in (q, k, v, out, lse))
+    assert first[5:17] == tuple(stride for t in (q, k, v, out) for stride in t.stride()[:3])
+    assert first[17:] == (6, 3, 200, 300, 0.25)
+    assert second[:3] == (v.data_ptr(), q.data_ptr(), q.data_ptr() + 3 * 64 * 2) and second[17:21] == (3, 3, 300, 200)
+    stage_module = importlib.import_module(cuda_stage.entry_module)
+    for launch, blocks in zip(handed, (2 * 6, 2 * 3)):
+        assert math.prod(launch["grid"]) % blocks == 0 and launch["grid"] != (1, 1, 1)
+        assert launch["block"] == (32 * cuda_stage.tiles["num_warps"], 1, 1)
+        assert launch["shared"] == stage_module.shared_bytes(64)
+
+
+def test_threads_do_not_share_their_parameters():
+    """A launch in another thread must not write over what the driver is about to copy."""
+    stage = next(stage for stage in STAGES if stage.capability.backend == "cuda")
+    q = torch.randn(1, 64, 1, 64).half()
+    places = []
+    with ThreadPoolExecutor(1) as pool:
+        places += [launches_of(stage, (q, q, q, {}))[0]["at"]]
+        places += [pool.submit(launches_of, stage, (q, q, q, {})).result()[0]["at"]]
+    assert places[0] != places[1]

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stages import STAGES, get
+from tools import overhead as host_time
 from tools import results
+from tools.ablate import table as ablation
 from tools.bench.peers import PEERS
 from tools.bench.report import mebibytes, milliseconds, three_digits
 from tools.bench.shapes import SEQLENS, grid_shape
@@ -42,13 +44,15 @@ class Kind:
 @dataclass(frozen=True)
 class Data:
     """What figures are made from: all files' records, the environments of their runs, the profiles, the documents
-    of tools.sass, and those of tools.emulator.agreement."""
+    of tools.sass, those of tools.emulator.agreement, the files of tools.ablate and of tools.overhead."""
 
     records: Sequence[dict]
     environments: Sequence[dict]
     profiles: Sequence[dict] = ()
     sass: Sequence[dict] = ()
     emulator: Sequence[dict] = ()
+    ablations: Sequence[results.Results] = ()
+    overheads: Sequence[dict] = ()
 
     @classmethod
     def of(
@@ -57,6 +61,8 @@ class Data:
         profiles: Sequence[dict] = (),
         sass: Sequence[dict] = (),
         emulator: Sequence[dict] = (),
+        ablations: Sequence[results.Results] = (),
+        overheads: Sequence[dict] = (),
     ) -> Data:
         return cls(
             [record for file in files for record in file.records],
@@ -64,6 +70,8 @@ class Data:
             profiles,
             sass,
             emulator,
+            ablations,
+            overheads,
         )
 
 
@@ -280,6 +288,25 @@ def emulator_table(data: Data, of: str, counters: str = ",".join(EMULATOR_COUNTE
     return table(["launch", *(name.replace("cp_async", "cp.async").replace("_", " ") for name in names)], rows)
 
 
+# The final kernel with one thing changed, and the host's part of a call.
+
+
+def ablation_table(data: Data, device: str = "") -> str:
+    """Every toggle of tools.ablate: the change of throughput with it at each shape, "none" within the spread."""
+    header, rows = ablation.rows(ablation.choose(data.ablations, device).records)
+    return table(header, rows, text_columns=2)
+
+
+def ablation_run(data: Data, device: str = "") -> str:
+    """The GPU, the day, the stage whose kernel it was."""
+    environment = ablation.choose(data.ablations, device).environment
+    return f"{environment['device']}, {environment['date'][:10]}, {environment['stage']}"
+
+
+def overhead(data: Data, stage: str, device: str = "") -> str:
+    return f"{three_digits(host_time.find(data.overheads, stage, device)['us_median'])} µs"
+
+
 # Counted, not measured.
 
 
@@ -406,6 +433,9 @@ KINDS = {
     "emulator-run": Kind(emulator_run, (), ("device",)),
     "emulator-agreement": Kind(emulator_agreement, ("of",), ("device",)),
     "emulator-table": Kind(emulator_table, ("of",), ("counters", "device"), block=True),
+    "ablation-table": Kind(ablation_table, (), ("device",), block=True),
+    "ablation-run": Kind(ablation_run, (), ("device",)),
+    "overhead": Kind(overhead, ("stage",), ("device",)),
     "moved": Kind(moved, ("stage", "headdim", "seqlen"), ("causal",)),
     "programs": Kind(programs, ("stage", "headdim", "seqlen")),
     "device": Kind(device, (), ("stage", "device")),

@@ -24,13 +24,15 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools import results
+from tools.ablate.table import load as load_ablation
 from tools.emulator.agreement import load as load_agreement
 from tools.figures import KINDS, Data, FigureError, figure, load_profile, usage
+from tools.overhead import load as load_overhead
 from tools.sass.records import load as load_sass
 
 MARKER = re.compile(r"<!--\s*inject:\s*(?P<asks>.*?)\s*-->(?P<text>.*?)(?P<end><!--\s*/inject\s*-->)", re.DOTALL)
@@ -132,25 +134,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             p.error(f"argument documents: {path} is no file")
     files, damaged = results.load_all(args.results if args.results is not None else results.committed())
     problems = [str(problem) for problem in damaged]
-    profiles = []
-    for path in sorted((results.RESULTS_DIR / "profile").glob("*.json")):
-        try:
-            profiles += load_profile(path)
-        except results.ResultsError as problem:
-            problems.append(str(problem))
-    sass = []
-    for path in sorted((results.RESULTS_DIR / "sass").glob("*.json")):
-        try:
-            sass.append(load_sass(path))
-        except results.ResultsError as problem:
-            problems.append(str(problem))
-    emulator = []
-    for path in sorted((results.RESULTS_DIR / "emulator").glob("*.json")):
-        try:
-            emulator.append(load_agreement(path))
-        except results.ResultsError as problem:
-            problems.append(str(problem))
-    data = Data.of(files, profiles, sass, emulator)
+    loaders = {
+        "profile": load_profile,
+        "sass": load_sass,
+        "emulator": load_agreement,
+        "ablation": load_ablation,
+        "overhead": load_overhead,
+    }
+    found = {folder: _load_folder(results.RESULTS_DIR / folder, load, problems) for folder, load in loaders.items()}
+    found["profile"] = [profile for profiles in found["profile"] for profile in profiles]
+    data = Data.of(files, *found.values())
     filled = {}
     for path in paths:
         text = path.read_text(encoding="utf-8")
@@ -171,6 +164,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.write_text(path, document.text)
             print(f"{_shown(path)}: {len(document.stale)} filled")
     return 0
+
+
+def _load_folder(folder: Path, load: Callable, problems: list[str]) -> list:
+    """What `load` makes of each file in `folder`; the damaged ones go to `problems`."""
+    loaded = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            loaded.append(load(path))
+        except results.ResultsError as problem:
+            problems.append(str(problem))
+    return loaded
 
 
 def _shown(path: Path) -> str:

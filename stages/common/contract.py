@@ -20,9 +20,10 @@ A stage begins with `call = prepare(STAGE, q, k, v, ...)`, computes into `call.o
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,13 +33,16 @@ from stages.common.where import Where, where
 
 MAX_GRID = 65535
 
+_HERE = contextlib.nullcontext()
+
 
 @dataclass
 class Call:
     """One checked call, as a kernel wants it.
 
     q, k, v, out: torch tensors (NumPy arrays for a NumPy stage), head dim padded to one that the stage has;
-    lse: float32. `headdim` is the padded one, `softmax_scale` that of the unpadded.
+    lse: float32. `headdim` is the padded one, `softmax_scale` that of the unpadded. The sizes are read off q and k
+    once: a tensor's answer for its shape takes longer than an attribute.
     """
 
     q: torch.Tensor | np.ndarray
@@ -50,36 +54,22 @@ class Call:
     softmax_scale: float
     where: Where
     _result: tuple  # (out, lse) as the caller gets them
-    _copy_back: list  # (to, from) pairs of torch tensors, for what the kernel could not write in place
+    _copy_back: list | tuple  # (to, from) pairs of torch tensors, for what the kernel could not write in place
+    batch: int = field(init=False)
+    seqlen_q: int = field(init=False)
+    seqlen_k: int = field(init=False)
+    nheads: int = field(init=False)
+    nheads_k: int = field(init=False)
+    headdim: int = field(init=False)
 
-    @property
-    def batch(self) -> int:
-        return self.q.shape[0]
-
-    @property
-    def seqlen_q(self) -> int:
-        return self.q.shape[1]
-
-    @property
-    def seqlen_k(self) -> int:
-        return self.k.shape[1]
-
-    @property
-    def nheads(self) -> int:
-        return self.q.shape[2]
-
-    @property
-    def nheads_k(self) -> int:
-        return self.k.shape[2]
-
-    @property
-    def headdim(self) -> int:
-        return self.q.shape[3]
+    def __post_init__(self) -> None:
+        self.batch, self.seqlen_q, self.nheads, self.headdim = self.q.shape
+        _, self.seqlen_k, self.nheads_k, _ = self.k.shape
 
     def on_device(self):
         """A context in which kernels are launched on the inputs' GPU, which need not be the current one."""
         elsewhere = self.where.kind == "gpu" and self.q.device.index != torch.cuda.current_device()
-        return torch.cuda.device(self.q.device) if elsewhere else contextlib.nullcontext()
+        return torch.cuda.device(self.q.device) if elsewhere else _HERE
 
     def finish(self) -> tuple:
         """(out, lse) as the caller wants them: in its own buffers if given, unpadded, NumPy if NumPy came in."""
@@ -97,6 +87,9 @@ def prepare(stage: Stage, q, k, v, *, causal=False, softmax_scale=None, out=None
     Raises TypeError or ValueError (Unsupported for what lies outside the stage's capability) naming the argument,
     what it was and what is accepted, and StageUnavailable when the stage cannot run on this machine.
     """
+    call = _as_it_is(stage, q, k, v, causal, softmax_scale, out, lse, aligned)
+    if call is not None:
+        return call
     given = {"q": q, "k": k, "v": v} | {n: t for n, t in (("out", out), ("lse", lse)) if t is not None}
     as_numpy = _one_kind(given)
     tensors = {name: _as_torch(name, array) if as_numpy else array for name, array in given.items()}
@@ -138,6 +131,68 @@ def prepare(stage: Stage, q, k, v, *, causal=False, softmax_scale=None, out=None
     return Call(q, k, v, kernel_out, kernel_lse, bool(causal), scale, place, result, copy_back)
 
 
+def _as_it_is(stage: Stage, q, k, v, causal, softmax_scale, out, lse, aligned: bool) -> Call | None:
+    """The call, if there is nothing to convert, to copy, to pad or to refuse; None: `prepare` has to look closer.
+
+    Most calls are like that, and the host's time for one is what a short attention takes. So each tensor is asked for
+    each thing once, nothing is put into words, and whatever is out of the ordinary is left to `prepare`: what passes
+    here passes there.
+    """
+    if not (type(q) is type(k) is type(v) is torch.Tensor and type(causal) is bool):
+        return None
+    shape, shape_k, dtype, device = q.shape, k.shape, q.dtype, q.device
+    if len(shape) != 4 or len(shape_k) != 4 or v.shape != shape_k:
+        return None
+    batch, seqlen_q, nheads, headdim = shape
+    batch_k, seqlen_k, nheads_k, headdim_k = shape_k
+    if not (
+        batch == batch_k
+        and headdim == headdim_k
+        and headdim in stage.capability.headdims
+        and 0 < batch <= MAX_GRID
+        and 0 < nheads <= MAX_GRID
+        and seqlen_q > 0
+        and seqlen_k > 0
+        and nheads_k > 0
+        and nheads % nheads_k == 0
+        and k.dtype == v.dtype == dtype
+        and k.device == v.device == device
+    ):
+        return None
+    place = where(stage, _dtype_name(dtype))
+    if not place or device.type != place.device or stage.capability.backend == "numpy":
+        return None
+    if softmax_scale is None:
+        softmax_scale = headdim**-0.5
+    elif type(softmax_scale) is not float or not 0 < softmax_scale < math.inf:
+        return None
+    if not (_is_dense(q, aligned) and _is_dense(k, aligned) and _is_dense(v, aligned)):
+        return None
+    if q.requires_grad or k.requires_grad or v.requires_grad:
+        q, k, v = q.detach(), k.detach(), v.detach()
+    if out is None:
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    elif not (
+        type(out) is torch.Tensor
+        and out.shape == shape
+        and out.dtype == dtype
+        and out.device == device
+        and _is_dense(out, aligned=True)  # and so not expanded
+    ):
+        return None
+    if lse is None:
+        lse = torch.empty(batch, nheads, seqlen_q, dtype=torch.float32, device=device)
+    elif not (
+        type(lse) is torch.Tensor
+        and lse.shape == (batch, nheads, seqlen_q)
+        and lse.dtype == torch.float32
+        and lse.device == device
+        and lse.is_contiguous()
+    ):
+        return None
+    return Call(q, k, v, out, lse, causal, softmax_scale, place, (out, lse), ())
+
+
 def _prepare_numpy(q, k, v, out, lse, causal, scale, place, result) -> Call:
     """16-bit inputs are computed in float32, as the GPU's accumulators are; the result is rounded once, at the end."""
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -174,6 +229,7 @@ def _as_torch(name: str, array: np.ndarray) -> torch.Tensor:
         raise Unsupported(f"{name} has dtype {array.dtype}; accepted: float16, float32, float64") from None
 
 
+@functools.cache
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -254,12 +310,15 @@ def _check_devices(stage: Stage, place: Where, tensors: dict, as_numpy: bool) ->
 
 def _is_dense(t: torch.Tensor, aligned: bool) -> bool:
     """Whether a kernel can address `t` by its strides, the last of which it takes to be 1."""
-    if t.stride(3) != 1 and t.shape[3] > 1:
+    batch, row, head, last = t.stride()
+    if last != 1 and t.shape[3] > 1:
         return False
     if not aligned:
         return True
-    size = t.element_size()
-    return t.data_ptr() % 16 == 0 and all(stride > 0 and stride * size % 16 == 0 for stride in t.stride()[:3])
+    if batch == 0 or row == 0 or head == 0:
+        return False
+    # Multiples of 16 are what has no bit below the fifth; element sizes are powers of two, so that holds for the union.
+    return ((batch | row | head) * t.element_size() | t.data_ptr()) % 16 == 0
 
 
 def _operand(t: torch.Tensor, headdim: int, device: str, aligned: bool) -> torch.Tensor:

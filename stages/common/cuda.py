@@ -13,6 +13,8 @@ import ctypes
 import functools
 import hashlib
 import struct
+import threading
+from collections.abc import Callable
 
 import torch
 
@@ -32,6 +34,7 @@ def source(stage: Stage) -> str:
     return f"{stage.kernel_file.read_text()}\n// headers {hashlib.sha256(headers).hexdigest()[:16]}\n"
 
 
+@functools.cache
 def instantiation(dtype: torch.dtype, headdim: int, causal: bool, arguments: tuple[str, ...] = ()) -> str:
     """The kernel template with its arguments: attention_kernel<T, d, CAUSAL, ...>."""
     return f"attention_kernel<{', '.join((ELEMENT[dtype], str(headdim), str(causal).lower(), *arguments))}>"
@@ -81,8 +84,8 @@ def specialise(when: str):
 
 def static_strides(call: Call) -> tuple[str, str] | None:
     """The row strides of Q and of K and V as template arguments; None: K's and V's differ, or one is too large."""
-    q_row, k_row, v_row = (t.stride(1) for t in (call.q, call.k, call.v))
-    return (str(q_row), str(k_row)) if k_row == v_row and max(q_row, k_row) < 2**31 else None
+    q_row, k_row = call.q.stride(1), call.k.stride(1)
+    return (str(q_row), str(k_row)) if call.v.stride(1) == k_row < 2**31 > q_row else None
 
 
 def _specialised(key: tuple) -> int | None:
@@ -92,12 +95,13 @@ def _specialised(key: tuple) -> int | None:
         return _kernel(*key)
     if when == "never":
         return None
-    if key not in _compiling:
+    compiling = _compiling.get(key)
+    if compiling is None:
         _seen[key] += 1
         if _seen[key] < AFTER_CALLS:
             return None
-        _compiling[key] = _compiler.submit(_kernel, *key)
-    return _compiling[key].result() if _compiling[key].done() else None
+        compiling = _compiling[key] = _compiler.submit(_kernel, *key)
+    return compiling.result() if compiling.done() else None
 
 
 # ---- launching ------------------------------------------------------------------------------------------------------
@@ -120,48 +124,78 @@ def launch(
 
     In the emulator what is wrong with the kernel raises tools.emulator.KernelError.
     """
-    q, k, v, out = call.q, call.k, call.v, call.out
-    if max(grid[1:]) > MAX_GRID:  # batch and heads are checked: it is the Q tiles
+    dtype, headdim, causal = call.q.dtype, call.headdim, call.causal
+    if grid[1] > MAX_GRID or grid[2] > MAX_GRID:  # batch and heads are checked: it is the Q tiles
         rows = call.seqlen_q * MAX_GRID // max(grid[1:])
         raise Unsupported(
             f"{stage.name}: seqlen_q is {call.seqlen_q:,}; accepted: about {rows:,}, by the limit of a grid"
         )
-    packed = _PARAMS.pack(
-        *(t.data_ptr() for t in (q, k, v, out, call.lse)),
-        *(stride for t in (q, k, v, out) for stride in t.stride()[:3]),
-        *(call.nheads, call.nheads_k, call.seqlen_q, call.seqlen_k),
-        call.softmax_scale,
-    )
     if call.where.kind == "emulator":
         if special and _specialise.get() == "now":
             arguments = special
-        name = instantiation(q.dtype, call.headdim, call.causal, arguments)
-        _launch_in_emulator(stage, call, name, packed, grid, threads, shared_bytes)
+        name = instantiation(dtype, headdim, causal, arguments)
+        _launch_in_emulator(stage, call, name, grid, threads, shared_bytes)
         return
-    from cupy_backends.cuda.api import driver
-
     with call.on_device():
-        index = q.device.index
+        index = call.q.device.index
         kernel = None
         if special:
-            name = instantiation(q.dtype, call.headdim, call.causal, special)
-            kernel = _specialised((stage, name, shared_bytes, index))
+            kernel = _specialised((stage, instantiation(dtype, headdim, causal, special), shared_bytes, index))
         if kernel is None:
-            name = instantiation(q.dtype, call.headdim, call.causal, arguments)
-            kernel = _kernel(stage, name, shared_bytes, index)
-        params = ctypes.create_string_buffer(packed, len(packed))
-        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))  # the driver copies what they point to
-        stream = torch.cuda.current_stream().cuda_stream
-        driver.launchKernel(kernel, *grid, threads, 1, 1, shared_bytes, stream, ctypes.addressof(pointers), 0)
+            kernel = _kernel(stage, instantiation(dtype, headdim, causal, arguments), shared_bytes, index)
+        _PARAMS.pack_into(_argument.params, 0, *_params(call))
+        _driver_launch()(kernel, *grid, threads, 1, 1, shared_bytes, _current_stream(index), _argument.address, 0)
 
 
-def _launch_in_emulator(
-    stage: Stage, call: Call, name: str, packed: bytes, grid: tuple, threads: int, shared_bytes: int
-) -> None:
+def _params(call: Call) -> tuple:
+    """The fields of struct Params of params.cuh."""
+    q, k, v, out = call.q, call.k, call.v, call.out
+    return (
+        *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), call.lse.data_ptr()),
+        *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
+        *(call.nheads, call.nheads_k, call.seqlen_q, call.seqlen_k),
+        call.softmax_scale,
+    )
+
+
+class _Argument(threading.local):
+    """Where a thread's launches have their Params: the driver copies it, so that the next launch may write over it.
+
+    address: of an array of one pointer, to the Params, which is how the driver wants a kernel's arguments.
+    """
+
+    def __init__(self) -> None:
+        self.params = ctypes.create_string_buffer(_PARAMS.size)
+        self._pointers = (ctypes.c_void_p * 1)(ctypes.addressof(self.params))
+        self.address = ctypes.addressof(self._pointers)
+
+
+_argument = _Argument()
+
+
+@functools.cache
+def _driver_launch() -> Callable:
+    from cupy_backends.cuda.api import driver
+
+    return driver.launchKernel
+
+
+def _stream_by_torch(index: int) -> int:
+    return torch.cuda.current_stream(index).cuda_stream
+
+
+# The handle of torch's current stream on a device. The function without an object around it is what compiled PyTorch
+# code and Triton ask; it has no public name.
+_current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _stream_by_torch)
+
+
+def _launch_in_emulator(stage: Stage, call: Call, name: str, grid: tuple, threads: int, shared_bytes: int) -> None:
     from tools.emulator import Array, Struct, launch
 
     operands = (("q", call.q), ("k", call.k), ("v", call.v), ("out", call.out), ("lse", call.lse))
     arrays = [Array(name, tensor, writable=name in ("out", "lse")) for name, tensor in operands]
-    params = Struct(packed, {8 * i: array for i, array in enumerate(arrays)})  # the struct begins with the pointers
+    params = Struct(
+        _PARAMS.pack(*_params(call)), {8 * i: array for i, array in enumerate(arrays)}
+    )  # the struct begins with the pointers
     kernel = stage.kernel_file.read_text(encoding="utf-8")
     launch(kernel, name, [params], grid=grid, block=threads, shared_bytes=shared_bytes)

@@ -39,7 +39,7 @@ class Tiles:
     q_in_registers: bool
     blocks: int
 
-    @property
+    @functools.cached_property
     def argument(self) -> str:
         """As a template argument of the kernel."""
         fields = (self.Br, self.Bc, self.num_warps, self.buffers, str(self.q_in_registers).lower(), self.blocks)

@@ -82,8 +82,7 @@ def where(stage: Stage, dtype: str | None = None) -> Where:
         return Where(None, f"{stage.name} takes {', '.join(stage.capability.dtypes)}, not {dtype}")
     if not installed("torch"):
         return Where(None, "needs PyTorch, which is not installed")
-    find = {"numpy": _where_numpy, "triton": _where_triton, "cuda": _where_cuda}[stage.capability.backend]
-    return find(stage, dtype)
+    return _FIND[stage.capability.backend](stage, dtype)
 
 
 def _where_numpy(stage: Stage, dtype: str | None) -> Where:
@@ -104,10 +103,12 @@ def _where_triton(stage: Stage, dtype: str | None) -> Where:
 
 
 def _where_cuda(stage: Stage, dtype: str | None) -> Where:
-    arch, lacking = gpu_arch(), emulator_lacks()
-    wanted = os.environ.get("CUDA_EMULATE", "") in ("1", "true", "on") and lacking is None
-    if not wanted and arch is not None and arch >= stage.capability.min_arch and installed("cupy"):
-        return _where_gpu(stage, dtype)
+    arch = gpu_arch()
+    if arch is not None and arch >= stage.capability.min_arch and installed("cupy"):
+        wanted = os.environ.get("CUDA_EMULATE", "") in ("1", "true", "on")
+        if not wanted or emulator_lacks() is not None:
+            return _where_gpu(stage, dtype)
+    lacking = emulator_lacks()
     if lacking is None:
         return Where("emulator", "the emulator, on the CPU")
     need = f"needs a CUDA GPU of compute capability {stage.capability.min_arch / 10} or newer"
@@ -125,4 +126,8 @@ def _where_gpu(stage: Stage, dtype: str | None) -> Where:
         return Where(None, f"needs compute capability {need} or newer; this GPU has {arch / 10}")
     if dtype == "bfloat16" and arch < 80:
         return Where(None, f"bfloat16 matrix products need compute capability 8.0 or newer; this GPU has {arch / 10}")
-    return Where("gpu", "the GPU")
+    return _ON_GPU
+
+
+_ON_GPU = Where("gpu", "the GPU")  # one for all: `where` is part of every call
+_FIND = {"numpy": _where_numpy, "triton": _where_triton, "cuda": _where_cuda}

@@ -1,11 +1,14 @@
 """s32_schedule: the host side. The kernel is in kernel.cu, its tiles come from stages/common/tiles.py."""
 
+import functools
+
 from stages.common.contract import prepare
 from stages.common.cuda import launch, static_strides
 from stages.common.tiles import Tiles, chosen
 from stages.s32_schedule import STAGE
 
 
+@functools.cache
 def default_tiles(headdim: int) -> Tiles:
     """DefaultTiles of kernel.cu: what every sm_80 GPU can launch without spilling registers."""
     tiles = STAGE.tiles

@@ -20,6 +20,7 @@ from tools.emulator.build import addr2line, compiler, executable, runner
 from tools.emulator.report import Finding, KernelError, Report
 from tools.emulator.session import Settings, current
 
+LARGE_BYTES = 1 << 30  # an argument that extends over more is copied to and fro element by element
 ALIGNMENT = 256  # of what the GPU's allocators return: the place of a tensor relative to it decides its sectors
 
 
@@ -92,14 +93,14 @@ def launch(
             lines.append(f"array {array.name} {total} {skip} {size} {int(array.writable)}")
             total += -(-(skip + size) // mmap.PAGESIZE) * mmap.PAGESIZE
         with _mapped(memory, total) as base:
-            for address, size, offset in extents:
-                ctypes.memmove(base + offset, address, size)
+            for array, (address, size, offset) in zip(arrays, extents):
+                _copy(array, base + offset, address, size)
             start = time.perf_counter()
             ended, stderr = _run(program, memory, report_file, "\n".join(lines) + "\n", session.settings.limit_s)
             seconds = time.perf_counter() - start
             for array, (address, size, offset) in zip(arrays, extents):
                 if array.writable:
-                    ctypes.memmove(address, base + offset, size)
+                    _copy(array, address, base + offset, size)
         os.lseek(report_file, 0, os.SEEK_SET)
         text = b""
         while piece := os.read(report_file, 1 << 20):
@@ -115,6 +116,25 @@ def launch(
     if report.findings and session.raises:
         raise KernelError(report)
     return report
+
+
+def _copy(array: Array, to: int, source: int, size: int) -> None:
+    """Copy what `array` extends over, `size` bytes, from one address to another.
+
+    Past LARGE_BYTES only its elements, so that a few of them, far apart, take no memory for what lies between; what a
+    kernel writes there is then lost.
+    """
+    if size <= LARGE_BYTES:
+        ctypes.memmove(to, source, size)
+        return
+    t = array.tensor if isinstance(array.tensor, torch.Tensor) else torch.from_numpy(array.tensor)
+    item = t.element_size()
+    strides = [stride * item for stride in t.stride()]
+    of, at = (
+        np.ndarray(tuple(t.shape), f"V{item}", (ctypes.c_char * size).from_address(address), strides=strides)
+        for address in (source, to)
+    )
+    np.copyto(at, of)
 
 
 def _three(numbers: Sequence[int]) -> str:

@@ -1,0 +1,242 @@
+"""The host's time for one call of each CUDA stage, beside PyTorch's own attention, at a shape too small to hide it.
+
+    python -m tools.overhead                 measure; the data goes to docs/results/overhead/
+    python -m tools.overhead --without-gpu   only what comes before the driver: no GPU, no launch, nothing written
+
+Batch 1, one head, 64 queries and keys: what is timed is how soon a call returns, and no wait for the GPU. A sample is
+the mean of 200 calls one after the other, fewer than the GPU's queue holds; stages and peers take turns.
+
+Exit codes: 0 all is measured; 1 no GPU; 2 wrong arguments; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from unittest import mock
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from stages import STAGES, Stage, get
+from stages.common import contract, cuda, tiles
+from stages.common.where import Where, where
+from tools import results
+from tools.bench.devices import random_inputs
+from tools.bench.measure import in_turns
+from tools.bench.shapes import Shape
+
+SHAPE = Shape(batch=1, seqlen_q=64, seqlen_k=64, nheads=1, nheads_k=1, headdim=64, causal=False)
+CALLS = 200  # a sample; a GPU's queue holds about a thousand launches
+SAMPLES = 50
+PEERS = ("torch_fa2", "torch_cudnn", "torch_efficient")
+RESULTS_DIR = results.RESULTS_DIR / "overhead"
+FILL_S = 60.0  # what a specialisation may take to compile in the background
+
+
+class _OnNoGpu(Where):
+    """Launched as on a GPU, with tensors on the CPU."""
+
+    device = "cpu"
+
+
+@contextlib.contextmanager
+def without_driver(launched: Callable = lambda *arguments: None) -> Iterator[None]:
+    """Within, CUDA stages do on the host all that they do for a GPU, with CPU tensors, and call `launched` in place of
+    the driver, with what that would get: kernel (here 0), grid, block, shared bytes, stream, address of the arguments.
+    """
+
+    def pretend(stage: Stage, dtype: str | None = None) -> Where:
+        where(stage, dtype)  # takes the time that it takes
+        return _OnNoGpu("gpu", "no GPU, and no launch")
+
+    with contextlib.ExitStack() as stack:
+        for target, name, value in (
+            (contract, "where", pretend),
+            (cuda, "_kernel", functools.cache(lambda *key: 0)),
+            (cuda, "_driver_launch", lambda: launched),
+            (cuda, "_current_stream", lambda index: 0),
+            (cuda, "_compiling", {}),
+            (tiles, "_device_name", lambda index: "no GPU"),
+            (torch.cuda, "current_device", lambda: None),
+        ):
+            stack.enter_context(mock.patch.object(target, name, value))
+        yield
+
+
+def microseconds(
+    calls: Mapping[str, Callable], samples: int, per_sample: int, wait: Callable[[], None]
+) -> dict[str, list[float]]:
+    """How long one call takes to return, sample by sample. wait: until the device has nothing left to do."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for names in in_turns(dict.fromkeys(calls, samples)):
+        for name in names:
+            call = calls[name]
+            wait()
+            began = time.perf_counter()
+            for _ in range(per_sample):
+                call()
+            found[name].append(1e6 * (time.perf_counter() - began) / per_sample)
+    wait()
+    return found
+
+
+def stage_calls(stages: Sequence[Stage], q, k, v) -> dict[str, Callable]:
+    return {stage.name: functools.partial(stage.attention, q, k, v) for stage in stages}
+
+
+def records(found: Mapping[str, Sequence[float]]) -> list[dict]:
+    """One a stage or peer, its times in microseconds."""
+    return [
+        {
+            "name": name,
+            "us_median": round(statistics.median(samples), 3),
+            "us_p10": round(results.percentile(samples, 10), 3),
+            "us_p90": round(results.percentile(samples, 90), 3),
+            "us_samples": [round(sample, 3) for sample in samples],
+        }
+        for name, samples in found.items()
+    ]
+
+
+def load(path) -> dict:
+    """A file of this tool. Raises ResultsError naming the file and what is wrong."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        _ = [data["environment"][key] for key in ("device", "date")]
+        for record in data["records"]:
+            if not (isinstance(record["name"], str) and 0 < record["us_median"] < 1e6 and record["us_samples"]):
+                raise ValueError(f"{record['name']}: us_median is {record['us_median']!r}")
+    except OSError as problem:
+        raise results.ResultsError(f"{path}: cannot be read: {problem.strerror}") from None
+    except (KeyError, TypeError, ValueError) as problem:
+        raise results.ResultsError(f"{path}: damaged: {type(problem).__name__}: {problem}") from None
+    return data
+
+
+def find(files: Sequence[dict], name: str, device: str = "") -> dict:
+    """The newest record of a stage or peer. Raises NoData."""
+    there = [
+        (file["environment"]["date"], file["environment"]["device"], record)
+        for file in files
+        for record in file["records"]
+        if record["name"] == name and device.lower() in file["environment"]["device"].lower()
+    ]
+    devices = sorted({where_measured for _, where_measured, _ in there})
+    if len(devices) != 1:
+        raise results.NoData(
+            f"{', '.join(devices)} have {name}; say which, by device=" if devices else f"no overhead of {name}"
+        )
+    return max(there, key=lambda one: one[0])[2]
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m tools.overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--stages", type=_stages, default=None, metavar="S,...", help="CUDA stages (default: all)")
+    p.add_argument("--samples", type=int, default=SAMPLES, help=f"default: {SAMPLES}")
+    p.add_argument("--without-gpu", action="store_true", help="time the host's part alone, up to the driver")
+    p.add_argument("--out", type=Path, metavar="FILE", help="default: docs/results/overhead/<device>.json")
+    return p
+
+
+def _stages(text: str) -> list[Stage]:
+    try:
+        chosen = [get(name) for name in text.split(",") if name.strip()]
+    except KeyError as unknown:
+        raise argparse.ArgumentTypeError(str(unknown)) from None
+    for stage in chosen:
+        if stage.capability.backend != "cuda":
+            raise argparse.ArgumentTypeError(f"{stage.name} is no CUDA stage")
+    return chosen
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = parser()
+    args = p.parse_args(argv)
+    if args.samples < 1:
+        p.error(f"argument --samples: is {args.samples}; accepted: 1 or more")
+    if args.out is not None and (args.without_gpu or args.out.is_dir()):
+        p.error("argument --out: accepted: a file to write, and not with --without-gpu")
+    stages = args.stages or [stage for stage in STAGES if stage.capability.backend == "cuda"]
+    try:
+        return (_without_gpu if args.without_gpu else _on_gpu)(stages, args)
+    except KeyboardInterrupt:
+        print("stopped; nothing is written", file=sys.stderr)
+        return 130
+
+
+def _without_gpu(stages: Sequence[Stage], args) -> int:
+    calls = stage_calls(stages, *random_inputs(SHAPE, torch.float16, "cpu"))
+    with without_driver():
+        for call in calls.values():
+            for _ in range(2 * cuda.AFTER_CALLS):  # until "background" has what it waits for
+                call()
+        time.sleep(0.1)
+        show(records(microseconds(calls, args.samples, CALLS, lambda: None)), "host, up to the driver")
+    return 0
+
+
+def _on_gpu(stages: Sequence[Stage], args) -> int:
+    from tools.bench import peers
+    from tools.machine import environment
+
+    elsewhere = [stage for stage in stages if where(stage).kind != "gpu"]
+    if elsewhere:
+        print(f"needs a CUDA GPU; here: {where(elsewhere[0]).reason}. --without-gpu needs none.", file=sys.stderr)
+        return 1
+    q, k, v = random_inputs(SHAPE, torch.bfloat16, "cuda")
+    calls = stage_calls(stages, q, k, v)
+    calls |= {name: peers.build(name, SHAPE, q, k, v) for name in PEERS}
+    calls["torch_sdpa"] = functools.partial(_sdpa, *(t.transpose(1, 2) for t in (q, k, v)))
+    for name, call in list(calls.items()):
+        try:
+            for _ in range(2 * cuda.AFTER_CALLS):
+                call()
+        except RuntimeError as problem:  # a backend that this GPU or this PyTorch has not
+            if name in PEERS:
+                print(f"{name}: not measured: {str(problem).splitlines()[0]}", file=sys.stderr)
+                del calls[name]
+                continue
+            raise
+    until = time.monotonic() + FILL_S
+    while not all(compiling.done() for compiling in cuda._compiling.values()) and time.monotonic() < until:
+        time.sleep(0.1)
+    made = records(microseconds(calls, args.samples, CALLS, torch.cuda.synchronize))
+    here = environment()
+    show(made, here["device"])
+    out = args.out or RESULTS_DIR / f"{results.slug(here['device'])}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(record, allow_nan=False) for record in made)
+    head = json.dumps(here, indent=1, allow_nan=False)
+    results.write_text(out, f'{{"environment": {head},\n"shape": "{SHAPE}",\n"records": [\n{lines}\n]}}\n')
+    print(f"Written: {out}")
+    return 0
+
+
+def _sdpa(Q, K, V):
+    """As most callers have it: PyTorch picks the backend."""
+    return torch.nn.functional.scaled_dot_product_attention(Q, K, V)
+
+
+def show(made: Sequence[dict], place: str) -> None:
+    table = Table(title=f"µs a call, {SHAPE}: {place}")
+    table.add_column("")
+    for heading in ("median", "10 %", "90 %"):
+        table.add_column(heading, justify="right")
+    for record in made:
+        table.add_row(record["name"], *(f"{record[key]:.1f}" for key in ("us_median", "us_p10", "us_p90")))
+    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
