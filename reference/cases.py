@@ -130,6 +130,12 @@ def _real(stage: Stage) -> list[Case]:
     return [dataclasses.replace(case, dtype=dtype) for dtype in stage.capability.dtypes for case in (whole, window)]
 
 
+def _growing(stage: Stage) -> list[Case]:
+    """Maxima that grow in every tile, for five tiles of 64 keys; and a batch whose stride is not that of its rows."""
+    case = Case(seqlen_q=40, seqlen_k=260, batch=2, nheads=4, family="ramp", layout="transposed")
+    return [dataclasses.replace(case, dtype=dtype) for dtype in stage.capability.dtypes]
+
+
 def _balanced(axes: dict[str, tuple]):
     """The product of lengths, head dim and mask; other axes take the value that this row's have met least so far."""
     product = ("lengths", "headdim", "causal")
@@ -144,8 +150,8 @@ def _balanced(axes: dict[str, tuple]):
 
 @functools.cache
 def quick_grid(stage: Stage) -> tuple[Case, ...]:
-    """Up to two hundred cases that cover every pair of values of two axes, and real activations; always the same."""
-    return (*(_case(**row) for row in _balanced(_axes(stage, LENGTHS))), *_real(stage))
+    """Up to two hundred cases, always the same: every pair of values of two axes, growing maxima, real activations."""
+    return (*(_case(**row) for row in _balanced(_axes(stage, LENGTHS))), *_growing(stage), *_real(stage))
 
 
 @functools.cache
@@ -165,4 +171,4 @@ def full_grid(stage: Stage) -> tuple[Case, ...]:
         )
         for i, row in enumerate(product)
     ]
-    return (*cases, *_real(stage))
+    return (*cases, *_growing(stage), *_real(stage))

@@ -8,17 +8,19 @@
 | spikes     | a few huge keys and values, in some heads only           | a missing rescale; errors averaged away      |
 | one_hot    | each query picks one key almost exactly                  | a key off by one; a lost tail                |
 | constant_v | V is one constant a head                                 | a wrong sum l                                |
+| ramp       | logits that grow steadily from key to key, either way    | a rescale put off for too long               |
 | activations| Q, K, V of a real model on a real text                   | what the others forgot                       |
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 
 RANDOM_FAMILIES = ("normal", "shifted", "negative", "spikes", "one_hot", "constant_v")
-FAMILIES = (*RANDOM_FAMILIES, "activations")
+FAMILIES = (*RANDOM_FAMILIES, "ramp", "activations")
 
 
 def make_inputs(family, *, batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim, seed=0):
@@ -29,7 +31,7 @@ def make_inputs(family, *, batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim,
     """
     if family == "activations":
         return _activations(batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim, seed)
-    if family not in RANDOM_FAMILIES:
+    if family not in FAMILIES:
         raise ValueError(f"family is {family!r}; accepted: {', '.join(FAMILIES)}")
     generator = torch.Generator().manual_seed(seed)
 
@@ -57,6 +59,14 @@ def make_inputs(family, *, batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim,
         q = 4 * k.repeat_interleave(nheads // nheads_k, dim=2)[:, picked]
     elif family == "constant_v":
         v = torch.arange(1, nheads_k + 1).view(1, 1, nheads_k, 1).expand_as(v).clone().float() / 3
+    elif family == "ramp":
+        # Over 64 keys the exponentials grow by a factor of 2⁶: in every tile a little, in a few tiles by more than
+        # fp16 holds. Towards the last key in even heads and towards the first in odd ones, since some walk backwards.
+        growth = 6 / 64 * math.log(2) * torch.arange(seqlen_k)  # of a logit, at the default scale
+        c = (growth[-1].item() / headdim**0.5) ** 0.5 or 1.0
+        ramp = (growth / (c * headdim**0.5)).view(1, seqlen_k, 1, 1)
+        k = k / 8 + torch.where(torch.arange(nheads_k).view(-1, 1) % 2 == 0, ramp, ramp.flip(1))
+        q = q / 2 + c
     return q, k, v
 
 

@@ -189,4 +189,260 @@ MMA = (
            ("if (out_row < p.seqlen_q)", "if (out_row < p.seqlen_q + 1)")),
 )  # fmt: skip
 
-MUTANTS = (*NAIVE, *ONLINE, *TRITON_V1, *TRITON_V2, *TRITON_TUNED, *MMA)
+SWIZZLE = (
+    mutant("s21_writer", "s21", "the copies into shared memory leave every chunk in its place",
+           ("cp_async_chunk(tile + tile_offset<d>(row, chunk),", "cp_async_chunk(tile + row * (d * 2) + chunk * 16,")),
+    mutant("s21_k_row", "s21", "K is read with the row's number modulo 4",
+           ("K_smem + tile_offset<d>(n * 16 + lane % 16, 2 * k + lane / 16)",
+            "K_smem + (n * 16 + lane % 16) * (d * 2) + ((2 * k + lane / 16) ^ lane % 4) * 16")),
+    mutant("s21_v_plain", "s21", "V is read without the swizzle",
+           ("V_smem + tile_offset<d>(k * 16 + lane % 16, 2 * n + lane / 16)",
+            "V_smem + (k * 16 + lane % 16) * (d * 2) + (2 * n + lane / 16) * 16")),
+    mutant("s21_whole_row", "s21", "XOR with the whole row number leaves the row", ("chunk ^ row % 8", "chunk ^ row")),
+    mutant("s21_precedence", "s21", "the remainder is taken after XOR: two chunks of a 256-byte row in one place",
+           ("chunk ^ row % 8", "(chunk ^ row) % 8")),
+    mutant("s21_o_plain", "s21", "O is read back without the swizzle",
+           ("ld_shared_chunk(Q_smem + tile_offset<d>(warp * MMA_M + r, chunk))",
+            "ld_shared_chunk(Q_smem + (warp * MMA_M + r) * (d * 2) + chunk * 16)")),
+)  # fmt: skip
+
+EAGER_WAIT = "    cp_async_wait<0>();\n"
+EAGER_K_THERE = "    __syncthreads();  // K is there for all; and all are done with the last tile's V\n"
+EAGER_V_THERE = "    __syncthreads();  // V is there for all; and all are done with this tile's K\n"
+EAGER_NEXT_K = "    if (first_key + Bc < last_key) load_tile<d, Bc>(K_smem, K, p.k_row, first_key + Bc, p.seqlen_k);"
+
+EAGER = (
+    mutant("s22_k_early", "s22", "the next K is copied while other warps still read this one",
+           (EAGER_WAIT + EAGER_V_THERE + EAGER_NEXT_K, EAGER_WAIT + EAGER_NEXT_K),
+           ("// travels during P V\n    cp_async_commit();\n",
+            "\n    cp_async_commit();\n    cp_async_wait<1>();\n" + EAGER_V_THERE)),
+    mutant("s22_v_early", "s22", "V is copied while other warps still multiply by the last one",
+           (EAGER_WAIT + EAGER_K_THERE, EAGER_WAIT),
+           ("// travels during Q Kᵀ and the softmax\n    cp_async_commit();\n",
+            "\n    cp_async_commit();\n" + EAGER_K_THERE)),
+    mutant("s22_v_wait", "s22", "nobody waits for V", (EAGER_WAIT + EAGER_V_THERE, EAGER_V_THERE)),
+    mutant("s22_k_wait", "s22", "the wait leaves K's group under way",
+           (EAGER_WAIT + EAGER_K_THERE, "    cp_async_wait<1>();\n" + EAGER_K_THERE)),
+    mutant("s22_v_commit", "s22", "V's copies belong to no group, and no wait is for them",
+           ("// travels during Q Kᵀ and the softmax\n    cp_async_commit();\n", "\n")),
+    mutant("s22_same_k", "s22", "the K that is copied ahead is this tile's once more",
+           ("K_smem, K, p.k_row, first_key + Bc, p", "K_smem, K, p.k_row, first_key, p")),
+)  # fmt: skip
+
+BUFFER_THERE = "    __syncthreads();  // the tile is there for all; and all are done with the one before\n"
+BUFFER_NEXT = "    load_kv(block + 1);  // travels during this iteration, all of it\n"
+
+DOUBLE_BUFFER = (
+    mutant("s23_wait_1", "s23", "the wait leaves this tile's group under way: the next one's comes after it",
+           ("    cp_async_wait<0>();\n" + BUFFER_THERE, "    cp_async_wait<1>();\n" + BUFFER_THERE)),
+    mutant("s23_no_barrier", "s23", "a wait, but no barrier: other threads' copies may not be there",
+           (BUFFER_THERE, "")),
+    mutant("s23_early", "s23", "the next tile is asked for before all have left its buffer",
+           (BUFFER_THERE + BUFFER_NEXT, BUFFER_NEXT + BUFFER_THERE)),
+    mutant("s23_one_buffer", "s23", "every tile is copied into the first buffer",
+           ("KV_smem + block % BUFFERS * 2 * TILE_BYTES;\n", "KV_smem;\n")),
+    mutant("s23_no_turns", "s23", "every tile is copied into the first buffer and read there",
+           ("KV_smem + block % BUFFERS * 2 * TILE_BYTES;\n", "KV_smem;\n"),
+           ("KV_smem + block % BUFFERS * 2 * TILE_BYTES, V_smem", "KV_smem, V_smem")),
+    mutant("s23_stride", "s23", "buffers a tile apart: V of one is K of the other",
+           ("block % BUFFERS * 2 * TILE_BYTES;\n", "block % BUFFERS * TILE_BYTES;\n"),
+           ("block % BUFFERS * 2 * TILE_BYTES, V_smem", "block % BUFFERS * TILE_BYTES, V_smem")),
+    mutant("s23_next", "s23", "this tile is asked for once more, not the next", (BUFFER_NEXT, "    load_kv(block);\n")),
+)  # fmt: skip
+
+PIPELINE_K_LOADER = "load_K_frag = [&](int i) {\n      const int k = i / (Bc / 16), n = i % (Bc / 16);"
+
+FRAGMENTS = (
+    mutant("s24_one_set", "s24", "one set of registers: the next fragment of K comes before this one is used",
+           ("ldmatrix_x4(K_frag[i % 2]", "ldmatrix_x4(K_frag[0]"),
+           ("K_frag[i % 2][0], K_frag[i % 2][2]", "K_frag[0][0], K_frag[0][2]"),
+           ("K_frag[i % 2][1], K_frag[i % 2][3]", "K_frag[0][1], K_frag[0][3]")),
+    mutant("s24_other_set", "s24", "the set that has just been loaded with the next V is multiplied",
+           ("V_frag[i % 2][0], V_frag[i % 2][1]", "V_frag[(i + 1) % 2][0], V_frag[(i + 1) % 2][1]"),
+           ("V_frag[i % 2][2], V_frag[i % 2][3]", "V_frag[(i + 1) % 2][2], V_frag[(i + 1) % 2][3]")),
+    mutant("s24_beyond", "s24", "the last step of V loads one beyond the tile",
+           ("if (i + 1 < V_STEPS) load_V_frag", "load_V_frag")),
+    mutant("s24_order", "s24", "loads and products of K take their steps in different orders",
+           (PIPELINE_K_LOADER,
+            "load_K_frag = [&](int i) {\n      const int k = i % (d / MMA_K), n = i / (d / MMA_K);")),
+    mutant("s24_late", "s24", "the last fragment of K is not loaded: the loop stops asking a step early",
+           ("if (i + 1 < K_STEPS) load_K_frag", "if (i + 2 < K_STEPS) load_K_frag")),
+)  # fmt: skip
+
+EVERY_ROW = "min(p.seqlen_k, first_row + 1 + shift) : p.seqlen_k;"
+
+CAUSAL_TILES = (
+    mutant("s25_diagonal", "s25", "tiles on the diagonal count as full and are not masked",
+           (EVERY_ROW, "min(p.seqlen_k, first_row + Br + shift) : p.seqlen_k;")),
+    mutant("s25_round_up", "s25", "the number of full tiles is rounded up",
+           ("max(every_row_sees, 0) / Bc", "(max(every_row_sees, 0) + Bc - 1) / Bc")),
+    mutant("s25_one_key", "s25", "one key too many counts as seen by all rows",
+           (EVERY_ROW, "min(p.seqlen_k, first_row + 2 + shift) : p.seqlen_k;")),
+    mutant("s25_shift", "s25", "full tiles are counted for lengths that are equal",
+           (EVERY_ROW, "min(p.seqlen_k, first_row + 1) : p.seqlen_k;")),
+    mutant("s25_ragged", "s25", "not causal, so nothing to mask: the ragged tile is forgotten",
+           (EVERY_ROW, "min(p.seqlen_k, first_row + 1 + shift) : p.seqlen_k + Bc - 1;")),
+    mutant("s25_last_only", "s25", "only the last tile is masked, and the diagonal crosses two",
+           ("if (block >= full_blocks)", "if (block == blocks - 1)")),
+    mutant("s25_prefetch", "s25", "the walk goes backwards, the copies forwards",
+           ("load_kv(block - 1)", "load_kv(block + 1)")),
+    mutant("s25_tile_0", "s25", "the walk stops before the first keys",
+           ("block = blocks - 1; block >= 0", "block = blocks - 1; block > 0")),
+)  # fmt: skip
+
+PEEL = (
+    mutant("s26_always_first", "s26", "every tile is worked on as if nothing had been before it",
+           ("attend(Bool<false>(), block)", "attend(Bool<true>(), block)")),
+    mutant("s26_zero_O", "s26", "every tile's product with V begins at zero",
+           ("V_frag[i % 2][1], FIRST && k == 0", "V_frag[i % 2][1], k == 0"),
+           ("V_frag[i % 2][3], FIRST && k == 0", "V_frag[i % 2][3], k == 0")),
+    mutant("s26_twice", "s26", "the loop begins with the tile that was peeled off",
+           ("block = blocks - 2", "block = blocks - 1")),
+    mutant("s26_no_tile", "s26", "a first tile is worked on even if there is none",
+           ("if (blocks > 0) attend", "attend")),
+    mutant("s26_no_keys", "s26", "Q tiles that see no key get lse 0",
+           ("m[r] = -INFINITY, l[r] = 0.f", "m[r] = l[r] = 0.f")),
+    mutant("s26_max_zero", "s26", "the first tile's maximum is at least 0", ("FIRST ? -INFINITY", "FIRST ? 0.f")),
+    mutant("s26_masked_row", "s26", "the first tile is taken to show every row a key",
+           ("m_new == -INFINITY ? 0.f", "!FIRST && m_new == -INFINITY ? 0.f")),
+    mutant("s26_rescale", "s26", "the second tile does not rescale what the first has left",
+           ("      if (FIRST) {\n", "      if (FIRST || block == blocks - 2) {\n        if (FIRST)\n")),
+)  # fmt: skip
+
+FP32 = (
+    mutant("s27_log2e_twice", "s27", "log2(e) once in the constant and once more in the exponent",
+           ("s = ex2(s * c - m_c)", "s = ex2((s * c - m_c) * LOG2_E)")),
+    mutant("s27_no_log2e", "s27", "exp2 without log2(e)", ("c = p.softmax_scale * LOG2_E", "c = p.softmax_scale")),
+    mutant("s27_lse_unscaled", "s27", "lse takes the maximum before scaling",
+           ("m[r] * p.softmax_scale + logf", "m[r] + logf")),
+    mutant("s27_lse_base", "s27", "of lse, the maximum stays in base 2",
+           ("m[r] * p.softmax_scale + logf", "m[r] * c + logf")),
+    mutant("s27_scaled_max", "s27", "the maximum is kept scaled, and scaled again with the next tile",
+           ("      m[r] = m_new;\n", "      m[r] = m_new * p.softmax_scale;\n"),
+           ("m[r] * p.softmax_scale + logf", "m[r] + logf")),
+    mutant("s27_alpha", "s27", "the old maximum is unscaled when O and l are rescaled",
+           ("ex2((m[r] - m_safe) * c)", "ex2((m[r] - m_safe) * LOG2_E)")),
+    mutant("s27_unscaled_m", "s27", "the score is scaled, the maximum is not", ("m_c = m_safe * c", "m_c = m_safe")),
+)  # fmt: skip
+
+MOVES_ADDRESS = "key = n * 16 + lane / 16 * 8 + lane % 8, chunk = 2 * k + lane / 8 % 2;"
+
+MOVES = (
+    mutant("s28_old_pairs", "s28", "the addresses are permuted, the operands are not",
+           ("K_frag[i % 2][0], K_frag[i % 2][1]", "K_frag[i % 2][0], K_frag[i % 2][2]"),
+           ("K_frag[i % 2][2], K_frag[i % 2][3]", "K_frag[i % 2][1], K_frag[i % 2][3]")),
+    mutant("s28_old_addresses", "s28", "the operands are permuted, the addresses are not",
+           (MOVES_ADDRESS, "key = n * 16 + lane % 16, chunk = 2 * k + lane / 16;")),
+    mutant("s28_swapped", "s28", "the two n-tiles change places",
+           ("(S[2 * n + 1], Q_frag", "(S[2 * n + 0], Q_frag"), ("(S[2 * n], Q_frag", "(S[2 * n + 1], Q_frag")),
+    mutant("s28_v_too", "s28", "V's operands are permuted as well: its transpose has done that",
+           ("V_frag[i % 2][0], V_frag[i % 2][1]", "V_frag[i % 2][0], V_frag[i % 2][2]"),
+           ("V_frag[i % 2][2], V_frag[i % 2][3]", "V_frag[i % 2][1], V_frag[i % 2][3]")),
+    mutant("s28_rows", "s28", "lanes 8 to 15 read the next keys, not the next chunk",
+           (MOVES_ADDRESS, "key = n * 16 + lane / 8 * 8 % 16 + lane % 8, chunk = 2 * k + lane / 8 % 2;")),
+)  # fmt: skip
+
+STEP_SUM = "return (place ^ chunks * 16) + rows * (d * 2);"
+
+ADDRESS = (
+    mutant("s29_plus", "s29", "the step along a row is added: it runs into the swizzle's bits",
+           (STEP_SUM, "return place + chunks * 16 + rows * (d * 2);")),
+    mutant("s29_one_row", "s29", "a step of one row keeps the first one's swizzle",
+           ("warp * MMA_M + 8 * r, n)", "warp * MMA_M + r, n)")),
+    mutant("s29_one_offset", "s29", "K's fragments are read at the lane's offset for V",
+           ("K_smem + K_lane_offset", "K_smem + lane_offset")),
+    mutant("s29_first_ragged", "s29", "the tile that is walked first counts as whole",
+           ("load_kv(Bool<true>(), blocks - 1)", "load_kv(Bool<false>(), blocks - 1)")),
+    mutant("s29_q_ragged", "s29", "Q's last tile counts as whole",
+           ("load_tile<d, Br, true>", "load_tile<d, Br, false>")),
+    mutant("s29_bound", "s29", "rows are held against the length at the first step only",
+           ("first_row + row + i < seqlen", "first_row + row < seqlen")),
+    mutant("s29_heads_between", "s29", "steps in global memory forget the other heads between two rows",
+           ("from + i * row_stride", "from + i * d")),
+    mutant("s29_chunk_0", "s29", "the chunk of a lane's place is added after the swizzle",
+           ("const u32 lane_offset = tile_offset<d>(lane % 16, lane / 16);",
+            "const u32 lane_offset = tile_offset<d>(lane % 16, 0) + lane / 16 * 16;")),
+)  # fmt: skip
+
+STATIC = "k_row = KV_ROW ? KV_ROW : p.k_row, v_row = KV_ROW ? KV_ROW : p.v_row;"
+
+STRIDE = (
+    mutant("s30_q_for_k", "s30", "K's and V's rows are as far apart as Q's, grouped heads or not",
+           (STATIC, "k_row = KV_ROW ? KV_ROW : p.q_row, v_row = KV_ROW ? KV_ROW : p.q_row;")),
+    mutant("s30_k_for_q", "s30", "Q's rows are as far apart as K's",
+           ("Q_ROW ? Q_ROW : p.q_row", "Q_ROW ? Q_ROW : p.k_row")),
+    mutant("s30_default", "s30", "the general kernel is compiled for one head, contiguous",
+           ("int KV_ROW = 0>", "int KV_ROW = d>")),
+    mutant("s30_head", "s30", "heads are taken to lie side by side, since the rows' stride is known",
+           ("head_k * p.v_head", "head_k * d")),
+    mutant("s30_batch", "s30", "a batch is taken to be seqlen rows",
+           ("batch * p.q_batch", "batch * p.seqlen_q * p.q_row")),
+)  # fmt: skip
+
+TILES = (
+    mutant("s31_to_and_fro", "s31", "the m-tiles' turn is reversed for Q, but not for S",
+           ("mma_m16n8k16<T>(S[i][2 * n], Q_at", "mma_m16n8k16<T>(S[j][2 * n], Q_at")),
+    mutant("s31_p", "s31", "every m-tile of O is multiplied by the first one's P",
+           ("O_acc[i][2 * n + 1], P_frag[i]", "O_acc[i][2 * n + 1], P_frag[0]")),
+    mutant("s31_q_rows", "s31", "every m-tile reads the first one's rows of Q",
+           ("warp_row + i * MMA_M, 2 * k", "warp_row, 2 * k")),
+    mutant("s31_mask_rows", "s31", "every m-tile is masked as the first one",
+           ("key <= row(i, e / 2) + shift", "key <= row(0, e / 2) + shift")),
+    mutant("s31_warp_rows", "s31", "warps are 16 rows apart, and own 32", ("warp * M * MMA_M", "warp * MMA_M")),
+    mutant("s31_out_rows", "s31", "only the first m-tile of O is stored",
+           ("i < M * MMA_M * CHUNKS", "i < MMA_M * CHUNKS")),
+    mutant("s31_wait", "s31", "the wait leaves this tile's group under way",
+           ("cp_async_wait<BUFFERS - 2>", "cp_async_wait<BUFFERS - 1>")),
+    mutant("s31_ahead", "s31", "one tile further ahead than there are buffers",
+           ("block - (BUFFERS - 1)", "block - BUFFERS")),
+    mutant("s31_br", "s31", "causal: the walk ends where a tile of 64 rows would",
+           ("first_row + Br + shift", "first_row + Bc + shift")),
+)  # fmt: skip
+
+SCHEDULE = (
+    mutant("s32_one_off", "s32", "the Q tiles' order is turned round one off",
+           ("gridDim.z - 1 - blockIdx.z", "gridDim.z - blockIdx.z")),
+    mutant("s32_half_turned", "s32", "the walk's end is that of the tile before the order was turned round",
+           ("min(last_key, first_row + Br + shift)", "min(last_key, int(blockIdx.z) * Br + Br + shift)")),
+    mutant("s32_wrong_axis", "s32", "the Q tiles are counted on the axis of the heads",
+           ("gridDim.z - 1", "gridDim.x - 1")),
+    mutant("s32_swapped", "s32", "batch and head have changed axes in the kernel only",
+           ("batch = CAUSAL ? blockIdx.y : blockIdx.z, head = blockIdx.x",
+            "batch = blockIdx.x, head = CAUSAL ? blockIdx.y : blockIdx.z")),
+    mutant("s32_one_order", "s32", "the kernel has the causal grid's axes without the mask, too",
+           ("batch = CAUSAL ? blockIdx.y : blockIdx.z", "batch = blockIdx.y")),
+    mutant("s32_lse", "s32", "L's place is counted with the axis that was the heads'",
+           ("(long long)batch * p.nheads + head", "(long long)batch * gridDim.y + head")),
+)  # fmt: skip
+
+GROWTH = "rescale |= (m_new[i][r] - m[i][r]) * c > MAX_GROWTH;"
+LAZY_ALPHA = "m_new[i][r] == -INFINITY ? 1.f : ex2((m[i][r] - m_new[i][r]) * c)"
+LAZY_M_C = "m_c = m[i][r] == -INFINITY ? 0.f : m[i][r] * c"
+
+LAZY = (
+    mutant("s33_never", "s33", "nothing is ever large enough to rescale", ("MAX_GROWTH = 8.f", "MAX_GROWTH = 1e30f")),
+    mutant("s33_wrong_way", "s33", "the growth is taken the wrong way round: it is never positive",
+           (GROWTH, "rescale |= (m[i][r] - m_new[i][r]) * c > MAX_GROWTH;")),
+    mutant("s33_last_row", "s33", "only the last of a lane's rows has a say", (GROWTH, GROWTH.replace("|=", "="))),
+    mutant("s33_last_tile", "s33", "the growth is counted from the last tile's maximum, not from the reference",
+           ("  float l[M][2]; ", "  float m_last[M][2];\n  float l[M][2]; "),
+           ("m_new[i][r] = FIRST ? -INFINITY : m[i][r];", "m_new[i][r] = FIRST ? -INFINITY : m_last[i][r];"),
+           (GROWTH, GROWTH.replace("- m[", "- m_last[")),
+           (LAZY_M_C, "m_c = (m_last[i][r] = m_new[i][r], m[i][r] == -INFINITY) ? 0.f : m[i][r] * c")),
+    mutant("s33_new_max", "s33", "P is taken under the new maximum, though O and l are under the old one",
+           (LAZY_M_C, LAZY_M_C.replace("m[i]", "m_new[i]"))),
+    mutant("s33_stale_m", "s33", "O and l are rescaled, m stays what it was",
+           ("          m[i][r] = m_new[i][r];\n", "          if (FIRST) m[i][r] = m_new[i][r];\n")),
+    mutant("s33_alpha", "s33", "rows that have seen no key are rescaled by -inf - -inf when another row is",
+           (LAZY_ALPHA, "ex2((m[i][r] - m_new[i][r]) * c)")),
+    mutant("s33_no_key", "s33", "rows that have seen no key subtract -inf from -inf", (LAZY_M_C, "m_c = m[i][r] * c")),
+    mutant("s33_l", "s33", "l is not rescaled", ("            l[i][r] *= alpha;\n", "")),
+    mutant("s33_half_O", "s33", "half of O is not rescaled", ("              O_acc[i][n][r * 2 + 1] *= alpha;\n", "")),
+)  # fmt: skip
+
+LADDER = (
+    *SWIZZLE, *EAGER, *DOUBLE_BUFFER, *FRAGMENTS, *CAUSAL_TILES, *PEEL, *FP32, *MOVES, *ADDRESS, *STRIDE, *TILES,
+    *SCHEDULE, *LAZY,
+)  # fmt: skip
+
+MUTANTS = (*NAIVE, *ONLINE, *TRITON_V1, *TRITON_V2, *TRITON_TUNED, *MMA, *LADDER)
