@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(THREADS, 2) attention_kernel(const Params p) {
     }
 
     // O += P V
-    // BEGIN SOLUTION v_pipeline: the same for V
+    // BEGIN SOLUTION v_pipeline: the same for V, whose steps walk d within 16 keys
     constexpr int V_STEPS = Bc / MMA_K * (d / 16);
     u32 V_frag[2][4];  // 16 keys × 16 of d, transposed on the way: B operands for two n-tiles
     const auto load_V_frag = [&](int i) {
