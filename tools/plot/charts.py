@@ -83,10 +83,37 @@ def _lengths(records: Sequence[dict]) -> list[int]:
 
 
 def _widest(records: Sequence[dict]) -> list[dict]:
-    """Those of the largest head dim, not causal if there are such: one panel where four would say the
-    same."""
+    """Those of the panel with the most stages, of the largest head dim among these, not causal if there are such: one
+    panel where four would say the same."""
     panels = _panels(records)
-    return _of(records, *max(panels, key=lambda panel: (panel[0], not panel[1]))) if panels else []
+    if not panels:
+        return []
+    return _of(records, *max(panels, key=lambda panel: (len(_stages(_of(records, *panel))), panel[0], not panel[1])))
+
+
+PARENTS = {stage.name: stage.parent for stage in STAGES}
+MANY = 8  # lines of stages: more cannot be told apart
+STEP = 1.2  # how much faster than its parent a stage is to be for a line of its own, when there are many
+
+
+def _milestones(records: Sequence[dict]) -> tuple[list[dict], str]:
+    """The records without those of small steps where there are MANY stages, and what a footer says about it.
+
+    A stage stays when it is the first or the last of its part, or STEP times as fast as its parent at some shape.
+    """
+    stages = _stages(records)
+    if len(stages) <= MANY:
+        return list(records), ""
+    parts = [[name for name in stages if name[1] in digits] for digits in ("0", "1", "23")]
+    keep = {name for part in parts if part for name in (part[0], part[-1])}
+    keep |= {name for name in stages if name[1] not in "0123"}
+    speed = {(r["name"], r["headdim"], r["causal"], r["seqlen_q"]): r["tflops"] for r in records}
+    for (name, *shape), tflops in speed.items():
+        parent = PARENTS.get(name)
+        if parent in stages and tflops >= STEP * speed.get((parent, *shape), math.inf):
+            keep.add(name)
+    left_out = f" Steps of less than {STEP - 1:.0%} have no line here; the ladder shows all."
+    return [r for r in records if r["kind"] != "stage" or r["name"] in keep], left_out
 
 
 def _lines(ax, records: Sequence[dict], stages: list[str], value, label) -> list[tuple[float, float, str, str]]:
@@ -134,11 +161,13 @@ def throughput(sheet: Sheet) -> Figure | None:
     records = _newest(_main_dtype(sheet.gpu))
     if not records:
         return None
+    records, left_out = _milestones(records)
     panels, stages = _panels(records), _stages(records)
     footer = f"{TOKENS} tokens in all, {WIDTH} wide."
     ceilings = sheet.environment.get("ceilings")
     if ceilings:
         footer += f" A matrix product of 8192³ reaches {ceilings['matmul_tflops']:.0f} TFLOP/s here."
+    footer += left_out
     size = _size(panels, 6.4, 4.2)
     fig = style.figure(*size, "Throughput of the forward pass", sheet.subtitle, footer)
     lengths = _lengths(records)
@@ -157,17 +186,18 @@ def throughput(sheet: Sheet) -> Figure | None:
 def time_and_memory(sheet: Sheet) -> Figure | None:
     """Time and peak memory of one sequence against its length, on logarithmic axes: NumPy stages above, the
     GPU below."""
-    rows = []
+    rows, left_out = [], ""
     host = [record for record in _newest(sheet.host) if not record["causal"]]
     if host:
         rows.append((f"NumPy, {host[0]['nheads']} heads of {host[0]['headdim']}, float32", host))
-    gpu = _widest(_newest(_main_dtype(sheet.gpu)))
+    gpu, left_out = _milestones(_widest(_newest(_main_dtype(sheet.gpu))))
     if gpu:
         mask = ", causal" if gpu[0]["causal"] else ""
         rows.append((f"GPU, {gpu[0]['nheads']} heads of {gpu[0]['headdim']}, {gpu[0]['dtype']}{mask}", gpu))
     if not rows:
         return None
     footer = "A call's time, and its peak memory beside its inputs, divided by its batch: those of one sequence."
+    footer += left_out
     where = f"{sheet.subtitle}; NumPy on {host[0]['device']}, one thread" if host and gpu else sheet.subtitle
     fig = style.figure(12.4, 0.9 + 4.4 * len(rows), "Time and memory against length", where, footer)
     labels = []
@@ -211,24 +241,25 @@ def ladder(sheet: Sheet) -> Figure | None:
     bars = {panel: values for panel, values in bars.items() if values}
     if not bars:
         return None
-    rows = len(stages)
+    # A row of panels shows the stages that its head dim has.
+    rows = {d: [name for name in stages if any(name in v for (e, _), v in bars.items() if e == d)] for d, _ in bars}
     width, _ = _size(list(bars), 5.6, 1)
-    heights = len({d for d, _ in bars}) * (0.75 + 0.34 * rows)
+    heights = {d: 0.75 + 0.34 * len(names) for d, names in sorted(rows.items())}
     lengths_used = {lengths for values in bars.values() for _, lengths in values.values()}
     over = "measured"
     if len(lengths_used) == 1:
         over = ", ".join(f"{n // 1024}k" for n in lengths_used.pop())
     fig = style.figure(
         width,
-        1.2 + heights,
+        1.2 + sum(heights.values()),
         "The ladder: throughput in % of FlashAttention-2 as PyTorch ships it",
         sheet.subtitle,
         f"Harmonic mean over the lengths {over}. Hatched: slower than the stage that it is diffed against.",
     )
     top = 1.22 * max(100, *(percent for values in bars.values() for percent, _ in values.values()))
-    for (headdim, causal), ax in _grid(fig, list(bars), sharey=True).items():
+    for (headdim, causal), ax in _grid(fig, list(bars), sharey="row", height_ratios=list(heights.values())).items():
         values = bars[headdim, causal]
-        for i, name in enumerate(stages):
+        for i, name in enumerate(rows[headdim]):
             if name not in values:
                 continue
             percent, _ = values[name]
@@ -253,8 +284,8 @@ def ladder(sheet: Sheet) -> Figure | None:
             )
         ax.axvline(100, color="black", linewidth=1, linestyle=(0, (6, 2)), zorder=3)
         ax.set_xlim(0, top)
-        ax.set_ylim(rows - 0.45, -0.55)
-        ax.set_yticks(range(rows), [style.label(name) for name in stages])
+        ax.set_ylim(len(rows[headdim]) - 0.45, -0.55)
+        ax.set_yticks(range(len(rows[headdim])), [style.label(name) for name in rows[headdim]])
         ax.grid(axis="y", visible=False)
         ax.set_xlabel("% of FA2")
         ax.set_title(f"head dim {headdim}, {_mask(causal)}", loc="left")
@@ -289,7 +320,7 @@ def roofline(sheet: Sheet) -> Figure | None:
     """Throughput against arithmetic intensity, FLOPs a byte of memory traffic as `traffic.memory_bytes`
     counts it, under the two ceilings measured in the same run."""
     ceilings = sheet.environment.get("ceilings")
-    records = _widest(_newest(_main_dtype(sheet.gpu)))
+    records, left_out = _milestones(_widest(_newest(_main_dtype(sheet.gpu))))
     if not ceilings or not records:
         return None
     bandwidth, peak = ceilings["copy_tb_per_s"], ceilings["matmul_tflops"]
@@ -297,7 +328,7 @@ def roofline(sheet: Sheet) -> Figure | None:
     title = f"Roofline: head dim {records[0]['headdim']}, {_mask(records[0]['causal'])}"
     footer = (
         "Bytes are counted, the L2 serving what programs read at the same time: tools/plot/traffic.py."
-        f" A point a length, {_lengths(records)[0]} to {_lengths(records)[-1]}."
+        f" A point a length, {_lengths(records)[0]} to {_lengths(records)[-1]}.{left_out}"
     )
     fig = style.figure(10.6, 6.6, title, sheet.subtitle, footer)
     ax = fig.subplots()
