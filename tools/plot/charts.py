@@ -328,9 +328,9 @@ def roofline(sheet: Sheet) -> Figure | None:
     title = f"Roofline: head dim {records[0]['headdim']}, {_mask(records[0]['causal'])}"
     footer = (
         "Bytes are counted, the L2 serving what programs read at the same time: tools/plot/traffic.py."
-        f" A point a length, {_lengths(records)[0]} to {_lengths(records)[-1]}.{left_out}"
+        f" A point a length, {_lengths(records)[0]} to {_lengths(records)[-1]}."
     )
-    fig = style.figure(10.6, 6.6, title, sheet.subtitle, footer)
+    fig = style.figure(10.6, 6.6, title, sheet.subtitle + (f".{left_out}" if left_out else ""), footer)
     ax = fig.subplots()
     intensities = [_intensity(record) for record in records]
     left, right, knee = 0.5 * min(intensities), 8 * max(intensities), peak / bandwidth
