@@ -243,15 +243,20 @@ TOGGLES = (
         "the Q tiles of one head start before the next head's, in place of all heads side by side",
         "K and V of a few heads stay in L2 for certain; but under the causal mask long blocks start until the end.",
         kernel=(
-            ("const int q_tile = gridDim.z - 1 - blockIdx.z;", "const int q_tile = gridDim.x - 1 - blockIdx.x;"),
-            ("const int batch = blockIdx.y, head = blockIdx.x,", "const int batch = blockIdx.z, head = blockIdx.y,"),
+            ("CAUSAL ? gridDim.z - 1 - blockIdx.z : blockIdx.y;", "CAUSAL ? gridDim.x - 1 - blockIdx.x : blockIdx.x;"),
+            ("batch = CAUSAL ? blockIdx.y : blockIdx.z, head = blockIdx.x,", "batch = blockIdx.z, head = blockIdx.y,"),
         ),
-        host=(("grid=(call.nheads, call.batch, q_tiles)", "grid=(q_tiles, call.nheads, call.batch)"),),
+        host=(
+            (
+                "grid=(call.nheads, call.batch, q_tiles) if call.causal else (call.nheads, q_tiles, call.batch)",
+                "grid=(q_tiles, call.nheads, call.batch)",
+            ),
+        ),
     ),
     Toggle(
         "first_tile_first",
-        "Q tiles start from the first, in place of the last",
+        "Q tiles start from the first under the causal mask too, in place of the last",
         "Under the causal mask the last tiles have the most keys: those who start last with the most to do end alone.",
-        kernel=(("const int q_tile = gridDim.z - 1 - blockIdx.z;", "const int q_tile = blockIdx.z;"),),
+        kernel=(("CAUSAL ? gridDim.z - 1 - blockIdx.z : blockIdx.y;", "CAUSAL ? blockIdx.z : blockIdx.y;"),),
     ),
 )  # fmt: skip
