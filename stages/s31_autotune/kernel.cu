@@ -1,7 +1,7 @@
 // s31_autotune: the tile sizes are template arguments, and a warp may own several times 16 rows.
 //
 // Dao, "FlashAttention-2" (2023), algorithm 1. A block owns a Q tile of one (batch, head) and walks K and V; each of its
-// warps owns 16 of the tile's rows from the first load to the last store, so the softmax needs no other warp.
+// warps owns some of the tile's rows from the first load to the last store, so the softmax needs no other warp.
 #include "ptx.cuh"
 
 #include "params.cuh"

@@ -1,7 +1,7 @@
 // s32_schedule: blocks with much to do start first, and those that read the same K and V start together.
 //
 // Dao, "FlashAttention-2" (2023), algorithm 1. A block owns a Q tile of one (batch, head) and walks K and V; each of its
-// warps owns 16 of the tile's rows from the first load to the last store, so the softmax needs no other warp.
+// warps owns some of the tile's rows from the first load to the last store, so the softmax needs no other warp.
 #include "ptx.cuh"
 
 #include "params.cuh"

@@ -1,7 +1,7 @@
 // s33_lazy_rescale: O and l are rescaled only when a maximum has grown so much that the exponentials would get large.
 //
 // Dao, "FlashAttention-2" (2023), algorithm 1. A block owns a Q tile of one (batch, head) and walks K and V; each of its
-// warps owns 16 of the tile's rows from the first load to the last store, so the softmax needs no other warp.
+// warps owns some of the tile's rows from the first load to the last store, so the softmax needs no other warp.
 #include "ptx.cuh"
 
 #include "params.cuh"
