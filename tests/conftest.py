@@ -15,7 +15,9 @@ import pytest
 from reference import Case
 from stages import STAGES, Stage
 from stages.common import interpreter  # noqa: F401  before Triton, whoever imports it
-from stages.common.where import Where, gpu_arch, where
+from stages.common.where import Where, gpu_arch, installed, where
+
+needs_nvrtc = pytest.mark.skipif(not installed("cupy"), reason="needs CuPy and NVRTC, which are not installed")
 
 
 def pytest_addoption(parser):

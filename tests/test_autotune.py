@@ -17,8 +17,7 @@ from stages import get
 from stages.common import cuda, tiles
 from stages.common.cuda import specialise
 from stages.common.tiles import Tiles, use
-from stages.common.where import installed
-from tests.conftest import place_or_skip
+from tests.conftest import needs_nvrtc, place_or_skip
 from tools import nvrtc
 from tools.autotune import __main__ as command
 from tools.autotune import gpu, prune, run, search, show, space
@@ -32,7 +31,6 @@ from tools.bench.shapes import Shape
 from tools.emulator import emulate
 from tools.results import ResultsError
 
-needs_nvrtc = pytest.mark.skipif(not installed("cupy"), reason="needs CuPy and NVRTC, which are not installed")
 S31, S33 = get("s31"), get("s33")
 PART = Part(S31, 64, False)
 SPILLS = Tiles(128, 64, 4, 2, False, 2)  # of s31 at head dim 128

@@ -14,6 +14,7 @@ import torch
 
 from stages.common.cuda import COMPILE_OPTIONS, INCLUDE_DIR
 from stages.common.where import gpu_arch, installed
+from tests.conftest import needs_nvrtc
 from tools import nvrtc
 from tools.emulator import SCHEDULES, Array, build, emulate, launch, missing
 from tools.sass import mix
@@ -21,7 +22,6 @@ from tools.sass import mix
 LANES = np.arange(32)
 EVERY_FUNCTION = (Path(__file__).parent / "kernels" / "ptx.cu").read_text(encoding="utf-8")
 needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing()))
-needs_nvrtc = pytest.mark.skipif(not installed("cupy"), reason="needs CuPy and NVRTC, which are not installed")
 
 
 def probe(body: str, parameters, helpers: str, arrays) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from stages import get
 from stages.common.record import Stage
-from stages.common.where import installed
+from tests.conftest import needs_nvrtc
 from tools import nvrtc, results
 from tools.figures import Data, FigureError, figure
 from tools.machine import find_compiler
@@ -21,7 +21,6 @@ from tools.sass import mix, records, show
 from tools.sass.occupancy import LIMITS, occupancy
 
 STAGES = command.cuda_stages()
-needs_nvrtc = pytest.mark.skipif(not installed("cupy"), reason="needs CuPy and NVRTC, which are not installed")
 needs_disassembler = pytest.mark.skipif(
     mix.find_disassembler() is None, reason=f"needs nvdisasm (package {mix.PACKAGE}), which is not installed"
 )
