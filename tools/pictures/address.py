@@ -1,4 +1,4 @@
-"""The bits of an address in a swizzled tile: which of them a row, a chunk and the swizzle touch, and what a step changes.
+"""The bits of an address in a swizzled tile: which of them rows, chunks and the swizzle touch, and what a step changes.
 
     draw(d=128, lane=13, k=3, n=2)
 
@@ -20,7 +20,7 @@ KEYS = 64  # rows of a K/V tile
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the sum. bits: of the number, the highest first; touched: whether that bit is what the line is about."""
+    """One line of the sum. bits: the highest first; touched: whether the line is about that bit."""
 
     says: str
     value: int
@@ -114,8 +114,8 @@ def draw(d: int = 128, lane: int = 13, k: int = 3, n: int = 2) -> canvas.Picture
         "One swizzled place, and two constants",
         f"Bits of a shared-memory offset, head dim {d}. Coloured: what the line is about.",
         alt,
-        "The XOR leaves the row's bits alone; the sum leaves the last four row bits alone, three of which the swizzle is "
-        "made of. So neither can disturb what the other has done.",
+        "The XOR leaves the row's bits alone; the sum leaves the last four row bits alone, three of which the swizzle "
+        "is made of. So neither can disturb what the other has done.",
     )
     ax = fig.subplots()
     left, bits = 9.4, width(d)

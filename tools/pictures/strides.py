@@ -63,7 +63,7 @@ def draw(nheads: int = 4, nheads_k: int = 2, headdim: int = 64, head: int = 1) -
     fig = canvas.picture(
         3.0,
         f"One head's rows in memory: four layouts, head dim {headdim}",
-        f"A piece is the row of one head at one position, {headdim} elements. Coloured: head {head}, with the row's number.",
+        f"A piece is a head's row at one position, {headdim} elements. Coloured: head {head}, with the row's number.",
         alt + ".",
         "All four are legal arguments. The kernel that is compiled for one row stride reads wrong rows with another.",
     )

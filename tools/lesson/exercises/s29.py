@@ -70,7 +70,7 @@ def xors(d, Bc):
         lambda d, Bc: 1,
     ),
     hints=(
-        "An ldmatrix takes 16 keys by 16 of d, so a tile takes Bc/16 · d/16 of them. Which of the two indices is XORed?",
+        "An ldmatrix takes 16 keys by 16 of d, so a tile takes Bc/16 · d/16. Which of the two indices is XORed?",
         "Steps down the rows are added, and a constant that is added fits into the instruction itself.",
     ),
 )

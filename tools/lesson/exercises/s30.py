@@ -52,8 +52,8 @@ def _tensors(layout: str):
     wrong=(_of_shapes, _unchecked, _one_for_all, _swapped),
     hints=(
         "The kernel has one number for Q, and one for K and V together. Are K's and V's always the same?",
-        "q.stride(1) is the distance from one position to the next, in elements. The shape does not say it: a tensor may "
-        "be a part of a wider one.",
+        "q.stride(1) is the distance from one position to the next, in elements. The shape does not say it: a tensor "
+        "may be a part of a wider one.",
     ),
 )
 def check_strides(answer) -> str:
@@ -82,7 +82,7 @@ def calls(compile_s, general_ms, special_ms):
         lambda compile_s, general_ms, special_ms: math.floor(compile_s * 1000 / (general_ms - special_ms)),
     ),
     hints=(
-        "One call saves general_ms - special_ms. A compilation costs compile_s seconds, 1000 times as many milliseconds.",
+        "One call saves general_ms - special_ms. Compiling costs compile_s seconds, 1000 times as many milliseconds.",
         "Round up: after the last of these calls the saving is at least what was spent. And what if nothing is saved?",
     ),
 )
