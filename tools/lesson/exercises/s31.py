@@ -36,9 +36,7 @@ def check_registers(answer) -> str:
         want = Tiles(4 * rows, Bc, 4, 2, q, 1).registers(d)
         got = answer(rows, Bc, d, q)
         if got != want:
-            return (
-                f"{rows} rows a warp, Bc {Bc}, d {d}, Q {'kept' if q else 'loaded again'}: {got} is not right"
-            )
+            return f"{rows} rows a warp, Bc {Bc}, d {d}, Q {'kept' if q else 'loaded again'}: {got} is not right"
     return ""
 
 
