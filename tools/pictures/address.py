@@ -62,6 +62,7 @@ def lines(d: int, lane: int, k: int, n: int) -> list[Line]:
 
     Raises ValueError for a head dim other than 64 and 128, a lane that there is not, a step out of the tile.
     """
+    _check(d, lane)
     if not (0 <= k < d // 16 and 0 <= n < KEYS // 16):
         raise ValueError(f"k is {k}, n is {n}; accepted: 0 to {d // 16 - 1} and 0 to {KEYS // 16 - 1}")
     key, chunk, place = lane_place(d, lane)
