@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from tests import test_pictures as looks
 from tools.autotune.table import Table
 from tools.emulator import Settings, missing
 from tools.emulator.run import run
-from tools.pictures import address, reuse, search, strides
+from tools.lesson.exercises.s33 import PART
+from tools.pictures import address, causal_tiles, instruction_mix, reuse, search, strides
 
 needs_compiler = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -148,6 +150,38 @@ def test_a_fate_that_nobody_knows_is_an_error(tuned):
     other = dataclasses.replace(tuned, dropped=[entry | {"by": collections.Counter(weather=1)}])
     with pytest.raises(ValueError, match="dropped by weather"):
         search.fates(part, other)
+
+
+# ---- the questions at the end of s33 -----------------------------------------------------------------------
+
+
+@needs_compiler
+def test_the_answers_about_the_part_are_those_of_the_kernels():
+    loads = [[site for site in of_one_tile(s, 128).sites if site.op == "ldmatrix"] for s in ("s20", "s21")]
+    assert tuple(max(site.wavefronts // site.passes for site in sites) for sites in loads) == PART["ways"]
+    barriers = []
+    for stage in ("s22", "s23"):
+        one, three = (
+            run(stage, get(stage), Case(dtype="float16", seqlen_q=64, seqlen_k=keys, nheads=1, nheads_k=1), Settings())
+            for keys in (64, 192)
+        )
+        more = [made.report.total("instructions", "__syncthreads") for made in (one, three)]
+        barriers.append((more[1] - more[0]) / (2 * 4))  # for two tiles, of four warps
+    assert tuple(barriers) == PART["barriers"]
+
+
+def test_the_answers_about_the_part_are_those_of_arithmetic():
+    made = causal_tiles.classes(512, 512, 64, 64)
+    kinds = (causal_tiles.SKIPPED, causal_tiles.FULL, causal_tiles.MASKED)
+    assert tuple(causal_tiles.counts(made)[kind] for kind in kinds) == PART["tiles"]
+    works = [reuse.work(Tiles(rows * 4, 64, 4, 2, True, 1), 128) for rows in (16, 32)]
+    assert tuple(work["mma"] / work["ldmatrix"] for work in works) == PART["products"]
+    growth = re.search(r"MAX_GROWTH = (\d+)\.f", get("s33").kernel_file.read_text(encoding="utf-8"))
+    assert PART["largest"] == (1, 2 ** int(growth[1]))
+    before, after = (instruction_mix.of_stage(stage).families for stage in ("s26", "s27"))
+    fp32 = [sum(mix[name] for name in ("FMUL", "FADD", "FFMA")) for mix in (before, after)]
+    scores = 64 * 16 // 32  # of a thread
+    assert round((fp32[0] - fp32[1]) / scores) == PART["exponent"][0] - PART["exponent"][1]
 
 
 # ---- what is drawn -----------------------------------------------------------------------------------------

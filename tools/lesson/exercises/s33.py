@@ -155,3 +155,47 @@ def check_worst(answer) -> str:
         if share < 1:
             return f"length {seqlen}: the warps rescale in {share:.0%} of the tiles after the first"
     return ""
+
+
+# ---- the part -------------------------------------------------------------------------------------------------------
+
+# tests/test_pictures_s29_to_s31.py finds each of them out.
+PART = {
+    "ways": (8, 1),
+    "barriers": (2, 1),
+    "tiles": (28, 28, 8),
+    "exponent": (3, 1),
+    "products": (2, 4),
+    "largest": (1, 256),
+}
+WHERE = {
+    "ways": 'counted("s20", "s21", names=["ldmatrix", "ldmatrix_wavefronts"]): four passes each',
+    "barriers": "code has them: count the __syncthreads in the loop",
+    "tiles": "causal_tiles.draw(512, 512)",
+    "exponent": "the scale, the maximum and exp2's own argument: s27",
+    "products": "the picture of s31",
+    "largest": "2 to the power of MAX_GROWTH",
+}
+
+
+@exercise(
+    "s33.part",
+    solution=PART,
+    wrong=(
+        PART | {"ways": (32, 4)},
+        PART | {"tiles": (28, 36, 0)},
+        PART | {"products": (1, 2)},
+        PART | {"largest": (256, 256)},
+        {name: ... for name in PART},
+        {"ways": (8, 1)},
+    ),
+    hints=tuple(f"{name}: {where}." for name, where in WHERE.items()),
+)
+def check_part(answer) -> str:
+    for name, want in PART.items():
+        got = answer.get(name)
+        if got is None or got is ...:
+            return f"{name} has no answer yet"
+        if tuple(got) != want:
+            return f"{name} is not {got!r}; see {WHERE[name]}"
+    return ""
