@@ -65,6 +65,7 @@ def without_driver(launched: Callable = lambda *arguments: None) -> Iterator[Non
             (cuda, "_driver_launch", lambda: launched),
             (cuda, "_current_stream", lambda index: 0),
             (cuda, "_compiling", {}),
+            (cuda, "_compiled", {}),
             (tiles, "_device_name", lambda index: "no GPU"),
             (torch.cuda, "current_device", lambda: None),
         ):
