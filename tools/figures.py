@@ -321,6 +321,13 @@ def overhead(data: Data, stage: str, device: str = "") -> str:
     return f"{three_digits(host_time.find(data.overheads, stage, device)['us_median'])} µs"
 
 
+def first_call(data: Data, stage: str, when: str, device: str = "") -> str:
+    """Of the first call of a process: when=cold, nothing compiled before; when=warm, compiled before, on disk."""
+    if when not in ("cold", "warm"):
+        raise FigureError(f"when is {when!r}; accepted: cold, warm")
+    return f"{host_time.find(data.overheads, stage, device, 'first_calls')[f'{when}_s']:.1f} s"
+
+
 # Counted, not measured.
 
 
@@ -451,6 +458,7 @@ KINDS = {
     "ablation": Kind(ablation_gain, ("toggle", "headdim"), ("causal", "seqlen", "device")),
     "ablation-run": Kind(ablation_run, (), ("device",)),
     "overhead": Kind(overhead, ("stage",), ("device",)),
+    "first-call": Kind(first_call, ("stage", "when"), ("device",)),
     "moved": Kind(moved, ("stage", "headdim", "seqlen"), ("causal",)),
     "programs": Kind(programs, ("stage", "headdim", "seqlen")),
     "device": Kind(device, (), ("stage", "device")),
