@@ -110,7 +110,11 @@ def test_recorded_figures_are_those_of_the_documents():
     assert lesson.quoted("speedup", stage="s21", over="s20", headdim="128", seqlen="4k") in table
     assert "shared load conflicts" in repr(lesson.bought("s20", "s21", "counters"))
     assert lesson.instructions("s20", "HMMA")["HMMA"] > 0
+    assert lesson.quoted("ablation", toggle="always_rescale", headdim="64").strip("-+") in repr(
+        lesson.ablated("always_rescale")
+    )
     for wrong in (
+        lambda: lesson.ablated("nothing"),
         lambda: lesson.quoted("speedup", stage="s21"),
         lambda: lesson.measured("s01"),
         lambda: lesson.bought("s01", "s02", "loop"),

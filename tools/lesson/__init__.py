@@ -9,12 +9,13 @@ A notebook holds no copy of a kernel and no typed figure. It asks for a piece of
 from tools.lesson.answers import answer, hint, solution
 from tools.lesson.live import compiled, counted, found, here, planted, try_stage
 from tools.lesson.pieces import LessonError, code, difference
-from tools.lesson.recorded import bought, instructions, measured, quoted
+from tools.lesson.recorded import ablated, bought, instructions, measured, quoted
 from tools.lesson.shown import Shown, show, slider, table
 
 __all__ = [
     "LessonError",
     "Shown",
+    "ablated",
     "answer",
     "bought",
     "code",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from stages import get
+from tools.ablate import table as ablation
 from tools.diff import gains
 from tools.figures import Data, FigureError, figure, ratio, speedup, tflops, three_digits
 from tools.lesson.pieces import LessonError
@@ -78,6 +79,18 @@ def bought(old: str, new: str, *groups: str) -> Shown:
     return Shown("\n\n".join(parts))
 
 
+def ablated(*toggles: str) -> Shown:
+    """The ladder's last kernel with one thing turned over at a time, as `python -m tools.ablate` measured it: the
+    change of throughput at length 4096 for each head dim and mask, "none" where none can be told."""
+    shapes = [(d, causal) for d in ("64", "128") for causal in ("no", "yes")]
+    rows = []
+    for toggle in toggles:
+        cells = [quoted("ablation", toggle=toggle, headdim=d, causal=causal) for d, causal in shapes]
+        rows.append([ablation.IDEAS[toggle], *(cell.replace("-", "−") for cell in cells)])
+    header = ["instead", *(f"d{d}{', causal' if causal == 'yes' else ''}" for d, causal in shapes)]
+    return Shown(f"{table(header, rows).markdown}\n\n{quoted('ablation-run')}, bf16, length 4096.")
+
+
 def instructions(stage: str, *families: str, headdim: int = 128, causal: bool = False) -> dict[str, int]:
     """How often instructions of these families stand in the loop over K/V tiles of the machine code for sm_90a.
 
@@ -92,4 +105,4 @@ def instructions(stage: str, *families: str, headdim: int = 128, causal: bool = 
     return {family: counted[family] for family in families or counted}
 
 
-__all__ = ["bought", "instructions", "measured", "quoted", "three_digits"]
+__all__ = ["ablated", "bought", "instructions", "measured", "quoted", "three_digits"]
