@@ -60,7 +60,7 @@ autotune: $(SETUP)
 	@$(PY) -m tools.autotune $(STAGE) $(AUTOTUNE_ARGS)
 endif
 
-plots: $(SETUP) ## Draw the plots from the recorded results, and the emulator's pictures; needs no GPU
+plots: $(SETUP) ## Draw the plots from recorded results, yours from `make bench` beside them; needs no GPU
 	@$(PY) -m tools.plot $(PLOT_ARGS)
 
 sass: $(SETUP) ## Compile every CUDA stage, GPU or not, and record registers, occupancy and instructions
