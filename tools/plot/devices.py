@@ -84,5 +84,5 @@ def chart(sheets: Sequence[Sheet], labels: Sequence[str] = ()) -> Figure | None:
     left.set_title(f"TFLOP/s at length {length}", loc="left")
     right.axvline(100, color="black", linewidth=1, linestyle=(0, (6, 2)), zorder=1)
     right.set_title("% of the device's own FA2", loc="left")
-    fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
+    right.legend(loc="lower right")  # peers have no row there
     return fig
