@@ -98,7 +98,7 @@ def cells(ax, rows: float, columns: float) -> None:
 
 def ink(colour) -> str:
     """Black or white, whichever is read more easily on the colour."""
-    return "white" if luminance(colour) < 0.25 else "black"
+    return "white" if luminance(colour) < 0.179 else "black"
 
 
 def luminance(colour) -> float:
