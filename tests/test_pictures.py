@@ -23,6 +23,7 @@ from tools import results
 from tools.bench.shapes import Shape, grid_shape
 from tools.emulator import Settings, missing
 from tools.emulator.run import run
+from tools.pictures import __main__ as command
 from tools.pictures import (
     bank_conflicts,
     canvas,
@@ -332,6 +333,24 @@ def test_times_are_those_of_the_closed_form():
         assert line.total == pytest.approx(line.waiting + 15 * n)
 
 
+def test_an_order_of_your_own():
+    """s22's with V asked for behind the softmax: right, and slower."""
+    ops = pipeline.program("s22", 4)
+    late = []
+    for op in ops:
+        if op.kind == "issue" and op.tensor == "V":
+            continue
+        late += [op, pipeline.Op("issue", op.tile, "V")] if op.kind == "softmax" else [op]
+    assert pipeline.hazards(late, 1) == []
+    own, s22 = pipeline.timed(late), pipeline.timeline("s22", 4)
+    assert own.total == s22.total + 4 * 7  # V is waited for in full, and K hides behind P V as before
+    assert own.tiles == s22.tiles == 4
+    fig = pipeline.draw(("s22", own), tiles=4)
+    assert any(text.startswith("yours: an order of your own") for text in texts(fig))
+    with pytest.raises(ValueError, match="ops has no work"):
+        pipeline.timed([pipeline.Op("issue", 0, "K")])
+
+
 def test_pipeline_refuses():
     with pytest.raises(ValueError, match="stage is 's21'; accepted: s20, s22, s23"):
         pipeline.program("s21", 3)
@@ -637,6 +656,49 @@ def test_lazy_refuses():
         lazy.votes(np.zeros(4))
     with pytest.raises(ValueError, match="families has 'uniform'"):
         lazy.draw(("uniform",))
+
+
+# ---- a part of a picture, for sliders ----------------------------------------------------------------------
+
+
+def test_walks_are_drawn_up_to_a_step():
+    shown = [text for text in texts(traversal.draw(upto=2)) if text.isdigit()]
+    assert "2" in shown and "7" not in shown and "36" not in shown
+    axes = filmstrip.draw(upto=2).axes
+    assert [ax.axison for ax in axes] == 4 * [True, True, False]
+
+
+# ---- the command -------------------------------------------------------------------------------------------
+
+
+def test_the_command_draws_what_is_named(tmp_path, capsys):
+    assert command.main(["--out", str(tmp_path / "a"), "filmstrip", "step"]) == 0
+    written = {path.name for path in (tmp_path / "a").iterdir()}
+    assert written == {f"{name}.{suffix}" for name in ("filmstrip", "step") for suffix in ("png", "svg")}
+    assert capsys.readouterr().out.count("\n") == 4
+    assert command.main(["--list"]) == 0
+    assert capsys.readouterr().out.split() == list(CATALOGUE)
+
+
+def test_the_command_says_what_it_cannot_draw(tmp_path, capsys, monkeypatch):
+    def lacking():
+        raise results.NoData("nothing was measured")
+
+    monkeypatch.setitem(CATALOGUE, "step", lacking)
+    assert command.main(["--out", str(tmp_path), "step", "filmstrip"]) == 1
+    assert "step is not drawn: nothing was measured" in capsys.readouterr().err
+    assert (tmp_path / "filmstrip.png").exists()
+    (tmp_path / "file").write_text("")
+    for wrong, says in ((["fresco"], "NAME: 'fresco'"), (["--out", str(tmp_path / "file")], "argument --out")):
+        with pytest.raises(SystemExit) as exit_:
+            command.main(wrong)
+        assert exit_.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_results_of_another_gpu_are_not_there():
+    with pytest.raises(results.NoData, match="called 'RTX 9000'"):
+        recorded.sheet("RTX 9000")
+    assert "H200" in recorded.sheet().device
 
 
 # ---- what is drawn -----------------------------------------------------------------------------------------

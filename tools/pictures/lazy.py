@@ -61,35 +61,35 @@ def votes(
     if not threshold >= 0:
         raise ValueError(f"threshold is {threshold!r}; accepted: 0 or more")
     tiles = [S[:, j : j + Bc] for j in range(0, S.shape[1], Bc)]
-    tiles = tiles[::-1] if backwards else tiles
-    maxima = np.stack([tile.max(axis=1) for tile in tiles], axis=1)  # [seqlen_q, tiles]
-    per_warp, made = Br // num_warps, []
-    m = np.full(len(S), -np.inf)
-    for row in range(0, len(S), Br):
-        block = maxima[row : row + Br]
-        walked = np.flatnonzero(~np.isneginf(block).all(axis=0))  # a tile of which no row sees a key is skipped
-        for first in range(row, min(row + Br, len(S)), per_warp):
-            own = slice(first, min(first + per_warp, len(S), row + Br))
-            made.append(_warp(maxima[own], walked, threshold, m[own]))
-    counted, rescaled, largest = (np.stack(part) for part in zip(*made))
-    return Votes(counted, rescaled, largest, m)
+    maxima = np.stack([tile.max(axis=1) for tile in (tiles[::-1] if backwards else tiles)], axis=1)
+    rows, blocks, warps = len(S), -(-len(S) // Br), -(-len(S) // (Br // num_warps))
+    maxima = np.pad(maxima, ((0, blocks * Br - rows), (0, 0)), constant_values=-np.inf)
+    seen = ~np.isneginf(maxima)
+    walked = seen.reshape(blocks, Br, -1).any(axis=1).repeat(num_warps, axis=0)  # else a tile is skipped by the block
+    made = _walk(maxima.reshape(blocks * num_warps, Br // num_warps, -1), walked, threshold)
+    counted, rescaled, largest = (part[:warps] for part in made[:3])  # not of warps that have no row at all
+    return Votes(counted, rescaled, largest, made[3].ravel()[:rows])
 
 
-def _warp(maxima: np.ndarray, walked: np.ndarray, threshold: float, m: np.ndarray):
-    """One warp's walk -> counted, rescaled, largest [tiles]; m [rows] is left as it ends."""
-    counted, rescaled = np.zeros((2, maxima.shape[1]), bool)
-    largest = np.full(maxima.shape[1], -np.inf)
-    for n, t in enumerate(walked):
-        m_new = np.maximum(m, maxima[:, t])
+def _walk(maxima: np.ndarray, walked: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+    """All warps' walks at once: maxima [warps, rows of each, tiles], walked [warps, tiles] -> what Votes holds."""
+    m = np.full(maxima.shape[:2], -np.inf)
+    counted, rescaled = np.zeros((2, *walked.shape), bool)
+    largest = np.full(walked.shape, -np.inf)
+    begun = np.zeros(len(walked), bool)
+    for t in range(walked.shape[1]):
+        m_new = np.maximum(m, maxima[:, :, t])
         with np.errstate(invalid="ignore"):  # -inf - -inf is NaN, and no growth
-            grew = bool((m_new - m > threshold).any())
-        if n == 0 or grew:
-            m[:] = m_new
-        counted[t], rescaled[t] = n > 0, n > 0 and grew
-        seen = ~np.isneginf(maxima[:, t])
-        if seen.any():
-            largest[t] = (maxima[seen, t] - m[seen]).max()
-    return counted, rescaled, largest
+            grew = (m_new - m > threshold).any(axis=1)
+        counted[:, t] = walked[:, t] & begun
+        rescaled[:, t] = counted[:, t] & grew
+        takes = rescaled[:, t] | (walked[:, t] & ~begun)
+        m = np.where(takes[:, None], m_new, m)
+        begun |= walked[:, t]
+        with np.errstate(invalid="ignore"):
+            P = maxima[:, :, t] - m
+        largest[:, t] = np.where(np.isnan(P), -np.inf, P).max(axis=1)
+    return counted, rescaled, largest, m
 
 
 def scores(family: str = "normal", *, seqlen: int = 1024, headdim: int = 64, nheads: int = 2, seed: int = 0):

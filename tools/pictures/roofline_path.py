@@ -85,9 +85,10 @@ def draw(
     roof.annotate(
         f"{peak:.0f} TFLOP/s", (right, peak), xytext=(-2, 4), textcoords="offset points", ha="right", fontsize=8.5
     )
-    roof.annotate(
-        f"{bandwidth:.2f} TB/s", (left, left * bandwidth), xytext=(3, 12), textcoords="offset points", ha="left",
-        fontsize=8.5, rotation=_angle(roof, left, right, low, high, fig), rotation_mode="anchor",
+    middle = (left * peak / bandwidth) ** 0.5
+    roof.text(
+        middle / 1.25, 1.25 * middle * bandwidth, f"{bandwidth:.2f} TB/s", ha="center", va="bottom", fontsize=8.5,
+        rotation=_angle(roof, left, right, low, high, fig), rotation_mode="anchor",
     )  # fmt: skip
     steps.axhline(peak, color="black", linewidth=1.6, zorder=1)
     _path(roof, [(point.intensity, point.tflops) for point in points], points, chosen)
