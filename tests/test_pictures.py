@@ -307,9 +307,8 @@ def test_no_order_uses_what_is_not_there_or_overwrites_what_is_in_use(stage):
     ops = pipeline.program(stage, 5)
     buffers = pipeline.BUFFERS[stage]
     assert pipeline.hazards(ops, buffers) == []
-    assert pipeline.hazards([pipeline.Op("wait", 0), pipeline.Op("QK", 0)], buffers) == [
-        "K 0 is used before it is there"
-    ]
+    unasked = [pipeline.Op("wait", 0), pipeline.Op("QK", 0)]
+    assert pipeline.hazards(unasked, buffers) == ["K 0 is used before it is there"]
     for i, op in enumerate(ops):  # every wait is needed
         if op.kind == "wait":
             assert pipeline.hazards(ops[:i] + ops[i + 1 :], buffers)
@@ -753,7 +752,7 @@ def test_titles_and_footers_do_not_meet_the_axes(drawn):
 
 def test_a_notebook_shows_a_picture_with_its_text(drawn):
     data, metadata = drawn["filmstrip"]._repr_png_()
-    assert data.startswith(b"\x89PNG") and len(data) < 200_000
+    assert data.startswith(b"\x89PNG") and len(data) < 60_000
     assert metadata["alt"] == drawn["filmstrip"].alt and metadata["width"] == 720
     assert drawn["filmstrip"]._repr_png_()[0] == data
 
