@@ -7,6 +7,7 @@ A notebook holds no copy of a kernel and no typed figure. It asks for a piece of
 """
 
 from tools.lesson.answers import answer, hint, solution
+from tools.lesson.interpreted import asked, traced, visited
 from tools.lesson.live import compiled, counted, found, here, planted, try_stage
 from tools.lesson.pieces import LessonError, code, difference
 from tools.lesson.recorded import bought, instructions, measured, quoted
@@ -16,6 +17,7 @@ __all__ = [
     "LessonError",
     "Shown",
     "answer",
+    "asked",
     "bought",
     "code",
     "compiled",
@@ -32,5 +34,7 @@ __all__ = [
     "slider",
     "solution",
     "table",
+    "traced",
     "try_stage",
+    "visited",
 ]

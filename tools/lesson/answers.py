@@ -74,6 +74,7 @@ class _NoAnswer(Exception):
 
 def _refuse_stub(function: Callable) -> None:
     """A function that holds nothing but `...` or pass was not written yet."""
+    function = getattr(function, "fn", function)  # what @triton.jit has made of it
     try:
         body = inspect.getsource(function)
     except (OSError, TypeError):
