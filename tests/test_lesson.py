@@ -51,6 +51,18 @@ def test_no_answer_is_no_answer(one):
     assert repr(lesson.solution(one.name))
 
 
+def test_a_triton_kernel_that_was_not_written_is_no_answer():
+    triton = pytest.importorskip("triton")
+
+    @triton.jit
+    def stub(S, L, row_stride, columns):
+        """A docstring."""
+        ...
+
+    assert answers.verdict("s11.logsumexp", stub) == "no answer yet"
+    assert "@triton.jit" in repr(lesson.solution("s11.logsumexp"))
+
+
 def test_every_stage_has_an_exercise():
     assert {one.name.partition(".")[0] for one in EXERCISES} == {stage.short for stage in STAGES}
 

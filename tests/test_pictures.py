@@ -16,7 +16,7 @@ from tests.test_ptx import index_a, index_b, index_c
 from tools.bench.shapes import Shape
 from tools.emulator import Settings, missing
 from tools.emulator.run import run
-from tools.pictures import bank_conflicts, filmstrip, fragments, pipeline, traversal
+from tools.pictures import bank_conflicts, blocks, filmstrip, fragments, pipeline, traversal
 from tools.plot import traffic
 
 needs_compiler = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -318,3 +318,26 @@ def test_pipeline_refuses():
         pipeline.timeline("s20", copy=0)
     with pytest.raises(ValueError, match="stages is empty"):
         pipeline.draw(())
+
+
+# ---- blocks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seqlen, B", [(10, 4), (8, 4), (1, 4), (5, 1)])
+def test_blocks_cover_every_element_once(seqlen, B):
+    d, stride = 3, 5
+    seen = []
+    for program in range(blocks.programs(seqlen, B)):
+        there = blocks.mask(program, B, seqlen)
+        assert there.any(), "a program without rows"
+        seen += blocks.offsets(program, B, stride, d)[there].ravel().tolist()
+    assert sorted(seen) == [row * stride + x for row in range(seqlen) for x in range(d)]
+
+
+def test_blocks_draw_offsets_and_refuse():
+    shown = texts(blocks.draw(10, 4, 4))
+    assert {"0", "39", "47", "mask 1 1 0 0", "program 2: rows 8 to 11"} <= shown and "48" not in shown
+    with pytest.raises(ValueError, match="B is 0"):
+        blocks.draw(10, 4, 0)
+    with pytest.raises(ValueError, match="at most 16"):
+        blocks.draw(17, 4, 4)

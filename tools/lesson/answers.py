@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -68,15 +69,19 @@ def verdict(name: str, given) -> str:
         return f"{type(error).__name__}: {error}"
 
 
+def _source(function: Callable) -> str:
+    """Of a function, or of what @triton.jit has made of one."""
+    return textwrap.dedent(inspect.getsource(getattr(function, "fn", function)))
+
+
 class _NoAnswer(Exception):
     pass
 
 
 def _refuse_stub(function: Callable) -> None:
     """A function that holds nothing but `...` or pass was not written yet."""
-    function = getattr(function, "fn", function)  # what @triton.jit has made of it
     try:
-        body = inspect.getsource(function)
+        body = _source(function)
     except (OSError, TypeError):
         return
     lines = [line.partition("#")[0].strip() for line in body.splitlines()]
@@ -106,5 +111,5 @@ def solution(name: str) -> Shown:
     """The source of the solution, or its value."""
     right = find(name).solution
     if callable(right):
-        return Shown(f"```python\n{inspect.getsource(right).rstrip()}\n```")
+        return Shown(f"```python\n{_source(right).rstrip()}\n```")
     return Shown(f"`{right!r}`")
