@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tools import results
-from tools.figures import load_profile
-from tools.pictures import canvas
+from tools.pictures import canvas, recorded
 from tools.plot import style, traffic
 
 STAGES = ("s11_triton_v1", "s12_triton_v2")
@@ -59,17 +58,13 @@ def series(records: Sequence[dict], profiles: Sequence[dict], *, headdim: int = 
 @canvas.in_style
 def draw(headdim: int = 128) -> canvas.Picture:
     """Three panels over the length, from what the repository has recorded. Raises NoData as `series`."""
-    files, _ = results.load_all(results.committed())
-    gpus = [file for file in files if any(r["name"] in STAGES for r in file.records)]
-    newest = max(gpus, key=lambda file: file.environment["date"])
-    device, sms = newest.environment["device"], newest.environment.get("sms")
-    records = [record for file in gpus for record in file.records if record["device"] == device]
-    seen = [p for path in sorted((results.RESULTS_DIR / "profile").glob("*.json")) for p in load_profile(path)]
-    both = series(records, [p for p in seen if p["device"] == device], headdim=headdim)
+    sheet = recorded.sheet()
+    both = series(sheet.gpu, recorded.profiles(sheet.device), headdim=headdim)
+    sms = sheet.environment.get("sms")
     fig = canvas.picture(
         3.35,
         "The loop swap as the sequence grows",
-        f"{device}, bf16, head dim {headdim}, 16384 tokens, not causal. Lines of the second panel: what the kernels "
+        f"{sheet.device}, bf16, head dim {headdim}, 16384 tokens, not causal. Lines of the second panel: what the kernels "
         "ask for, counted. Crosses: what the profiler saw reach device memory.",
         alt(both),
     )
