@@ -64,8 +64,8 @@ def draw(headdim: int = 128) -> canvas.Picture:
     fig = canvas.picture(
         3.35,
         "The loop swap as the sequence grows",
-        f"{sheet.device}, bf16, head dim {headdim}, 16384 tokens, not causal. Lines of the second panel: what the kernels "
-        "ask for, counted. Crosses: what the profiler saw reach device memory.",
+        f"{sheet.device}, bf16, head dim {headdim}, 16384 tokens, not causal. Lines of the second panel: what the "
+        "kernels ask for, counted. Crosses: what the profiler saw reach device memory.",
         alt(both),
     )
     panels = fig.subplots(1, 3)
