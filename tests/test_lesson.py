@@ -40,7 +40,15 @@ def test_no_answer_is_no_answer(one):
         """A docstring."""
         ...
 
-    for nothing in (None, ..., stub):
+    def longer(first, second):
+        """A docstring
+        of two lines."""
+        ...
+
+    def passes(first):
+        pass  # a comment
+
+    for nothing in (None, ..., stub, longer, passes):
         assert answers.verdict(one.name, nothing) == "no answer yet"
     assert "no answer yet" in repr(lesson.answer(one.name, None))
     assert one.hints

@@ -6,7 +6,7 @@ import pytest
 
 from tests.test_pictures import texts
 from tools.bench.shapes import Shape
-from tools.pictures import blocks, loop_swap
+from tools.pictures import blocks, budget, loop_swap
 from tools.plot import traffic
 from tools.results import NoData
 
@@ -62,3 +62,28 @@ def test_the_loop_swap_is_drawn_from_the_newest_record_of_each_length():
 
 def test_the_loop_swap_has_a_picture():
     assert {"The loop swap as the sequence grows", "programs"} <= texts(loop_swap.draw())
+
+
+# ---- budget ------------------------------------------------------------------------------------------------
+
+
+def test_the_budget_of_a_tile():
+    s12, s13 = (budget.budget(stage, 128) for stage in ("s12", "s13"))
+    # As s13's card has it: 32 KB of K and V at 64 bytes a cycle take as long as the products; exponentials half.
+    assert (s12.copies, s12.products, s12.exponentials) == (512, 512, 256)
+    assert s12.other == (7 * 4096 + 64 * 128) / 128 and s13.other == (4 * 4096 + 64 * 128) / 128
+    assert s12.total == 512 + 512 + 256 + 288 and s13.total == 512 + 256 + 192
+    assert s13.tensor == 512 / 960
+    short = budget.budget("s13", 64, Br=16)  # few queries a tile: the copies take longer than the work
+    assert short.total == short.copies == 256 > short.work
+    half = budget.budget("s12", 64)
+    assert (half.products, half.exponentials) == (256, 256)
+
+
+def test_the_budget_is_drawn_and_refuses():
+    assert "1568; tensor cores 33%" in texts(budget.draw())
+    assert "s12 at head dim 128: 1568 cycles" in budget.draw().alt
+    with pytest.raises(ValueError, match="stage is 's11'"):
+        budget.budget("s11", 64)
+    with pytest.raises(ValueError, match="d is 0"):
+        budget.budget("s12", 0)

@@ -7,6 +7,7 @@ fail.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import textwrap
@@ -67,6 +68,33 @@ def verdict(name: str, given) -> str:
         return "no answer yet"
     except Exception as error:  # a reader's code may raise anything
         return f"{type(error).__name__}: {error}"
+
+
+def _source(function: Callable) -> str:
+    """Of a function, or of what @triton.jit has made of one."""
+    return textwrap.dedent(inspect.getsource(getattr(function, "fn", function)))
+
+
+class _NoAnswer(Exception):
+    pass
+
+
+def _refuse_stub(function: Callable) -> None:
+    """A function that holds nothing but `...` or pass, and perhaps a docstring, was not written yet."""
+    try:
+        made = ast.parse(_source(function)).body[0]
+    except (OSError, TypeError, SyntaxError):  # no source; or a lambda's, which is a piece of a line
+        return
+    if isinstance(made, ast.FunctionDef) and all(map(_says_nothing, made.body)):
+        raise _NoAnswer
+
+
+def _says_nothing(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Pass) or (
+        isinstance(line, ast.Expr)
+        and isinstance(line.value, ast.Constant)
+        and (line.value.value is ... or isinstance(line.value.value, str))
+    )
 
 
 def _source(function: Callable) -> str:

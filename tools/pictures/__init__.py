@@ -6,6 +6,7 @@ is the last value of its cell; `tools.plot.style.save` writes one to files.
 
 memory_wall      what the scores of naive attention weigh and move, beside tiles
 blocks           what a Triton program sees of a tensor: offsets and masks
+budget           what one K/V tile costs a multiprocessor, part by part
 filmstrip        the online softmax tile by tile: S, P, m, l and O
 traversal        the order in which FlashAttention-1 and -2 visit the tiles, and the bytes that they move
 bank_conflicts   lanes against the banks of shared memory, of a stage or of a swizzle of your own

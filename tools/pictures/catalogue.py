@@ -8,6 +8,7 @@ from functools import partial
 from tools.pictures import (
     bank_conflicts,
     blocks,
+    budget,
     causal_tiles,
     filmstrip,
     fragments,
@@ -27,6 +28,7 @@ CATALOGUE: dict[str, Callable[[], Picture]] = {
     "memory-wall-numpy": partial(memory_wall.draw, "host", headdim=64, itemsize=4),
     "filmstrip": filmstrip.draw,
     "blocks": blocks.draw,
+    "budget": budget.draw,
     "traversal": traversal.draw,
     "traversal-causal": partial(traversal.draw, causal=True),
     "loop-swap": loop_swap.draw,
