@@ -97,27 +97,6 @@ def _says_nothing(line: ast.stmt) -> bool:
     )
 
 
-def _source(function: Callable) -> str:
-    """Of a function, or of what @triton.jit has made of one."""
-    return textwrap.dedent(inspect.getsource(getattr(function, "fn", function)))
-
-
-class _NoAnswer(Exception):
-    pass
-
-
-def _refuse_stub(function: Callable) -> None:
-    """A function that holds nothing but `...` or pass was not written yet."""
-    try:
-        body = _source(function)
-    except (OSError, TypeError):
-        return
-    lines = [line.partition("#")[0].strip() for line in body.splitlines()]
-    code = [line for line in lines if line and not line.startswith(("@", "def ", '"""'))]
-    if code in (["..."], ["pass"]):
-        raise _NoAnswer
-
-
 def answer(name: str, given) -> Shown:
     """Check what the reader gave."""
     problem = verdict(name, given)
