@@ -70,31 +70,45 @@ def verdict(name: str, given) -> str:
         return f"{type(error).__name__}: {error}"
 
 
+class _NoAnswer(Exception):
+    pass
+
+
+def untouched(given) -> bool:
+    """Whether it is no answer: None, `...`, or a function that holds nothing else."""
+    try:
+        if callable(given):
+            _refuse_stub(given)
+    except _NoAnswer:
+        return True
+    return given is None or given is ...
+
+
+def no_answer_if(unfinished: bool) -> None:
+    """For checks of texts and lists: what still holds its `...` is no answer, rather than a wrong one."""
+    if unfinished:
+        raise _NoAnswer
+
+
+def _refuse_stub(function: Callable) -> None:
+    """A function that holds nothing but `...` or pass, whatever its docstring says, was not written yet."""
+    try:
+        tree = ast.parse(_source(function))
+    except (OSError, TypeError, SyntaxError):  # typed in where no source is kept, or a lambda within a line
+        return
+    for node in tree.body[:1]:
+        if isinstance(node, ast.FunctionDef) and all(map(_is_nothing, node.body)):
+            raise _NoAnswer
+
+
 def _source(function: Callable) -> str:
     """Of a function, or of what @triton.jit has made of one."""
     return textwrap.dedent(inspect.getsource(getattr(function, "fn", function)))
 
 
-class _NoAnswer(Exception):
-    pass
-
-
-def _refuse_stub(function: Callable) -> None:
-    """A function that holds nothing but `...` or pass, and perhaps a docstring, was not written yet."""
-    try:
-        made = ast.parse(_source(function)).body[0]
-    except (OSError, TypeError, SyntaxError):  # no source; or a lambda's, which is a piece of a line
-        return
-    if isinstance(made, ast.FunctionDef) and all(map(_says_nothing, made.body)):
-        raise _NoAnswer
-
-
-def _says_nothing(line: ast.stmt) -> bool:
-    return isinstance(line, ast.Pass) or (
-        isinstance(line, ast.Expr)
-        and isinstance(line.value, ast.Constant)
-        and (line.value.value is ... or isinstance(line.value.value, str))
-    )
+def _is_nothing(statement: ast.stmt) -> bool:
+    constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return isinstance(statement, ast.Pass) or constant  # `...` and a docstring are constants
 
 
 def answer(name: str, given) -> Shown:
