@@ -11,12 +11,14 @@ from tools.lesson.live import compiled, counted, found, here, planted, try_stage
 from tools.lesson.pieces import LessonError, code, difference
 from tools.lesson.recorded import bought, instructions, measured, quoted
 from tools.lesson.shown import Shown, show, slider, table
+from tools.lesson.tiny import by_line, tiny
 
 __all__ = [
     "LessonError",
     "Shown",
     "answer",
     "bought",
+    "by_line",
     "code",
     "compiled",
     "counted",
@@ -32,5 +34,6 @@ __all__ = [
     "slider",
     "solution",
     "table",
+    "tiny",
     "try_stage",
 ]

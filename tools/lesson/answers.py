@@ -72,6 +72,12 @@ class _NoAnswer(Exception):
     pass
 
 
+def no_answer_if(unfinished: bool) -> None:
+    """For checks of texts and lists: what still holds its `...` is no answer, rather than a wrong one."""
+    if unfinished:
+        raise _NoAnswer
+
+
 def _refuse_stub(function: Callable) -> None:
     """A function that holds nothing but `...` or pass was not written yet."""
     try:
