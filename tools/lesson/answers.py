@@ -72,6 +72,16 @@ class _NoAnswer(Exception):
     pass
 
 
+def untouched(given) -> bool:
+    """Whether it is no answer: None, `...`, or a function that holds nothing else."""
+    try:
+        if callable(given):
+            _refuse_stub(given)
+    except _NoAnswer:
+        return True
+    return given is None or given is ...
+
+
 def no_answer_if(unfinished: bool) -> None:
     """For checks of texts and lists: what still holds its `...` is no answer, rather than a wrong one."""
     if unfinished:
@@ -85,6 +95,7 @@ def _refuse_stub(function: Callable) -> None:
     except (OSError, TypeError):
         return
     lines = [line.partition("#")[0].strip() for line in body.splitlines()]
+    lines = ["..." if line.startswith("def ") and line.endswith(": ...") else line for line in lines]
     code = [line for line in lines if line and not line.startswith(("@", "def ", '"""'))]
     if code in (["..."], ["pass"]):
         raise _NoAnswer

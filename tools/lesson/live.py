@@ -7,7 +7,7 @@ import functools
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from reference import Case, check
@@ -101,9 +101,12 @@ def _folder() -> Path:
     return Path(folder)
 
 
-def planted(stage: str, *changes: tuple[str, str], label: str | None = None) -> Stage:
+def planted(
+    stage: str, *changes: tuple[str, str], label: str | None = None, shared_bytes: Callable[[int], int] | None = None
+) -> Stage:
     """A CUDA stage whose kernel differs from the stage's own in these (old, new) pieces of text; the files stay as they
-    are. Raises LessonError where an old text does not stand exactly once."""
+    are. shared_bytes: of a block, by head dim, where the change takes more than the stage.
+    Raises LessonError where an old text does not stand exactly once."""
     own = get(stage)
     if own.capability.backend != "cuda":
         raise LessonError(f"{own.name} is no CUDA stage; edit its file; git restore brings it back")
@@ -114,7 +117,7 @@ def planted(stage: str, *changes: tuple[str, str], label: str | None = None) -> 
         text = text.replace(old, new)
     path = _folder() / f"{own.short}-{zlib.crc32(text.encode()):x}.cu"
     path.write_text(text, encoding="utf-8")
-    made = edited(own, path)
+    made = edited(own, path, shared_bytes)
     object.__setattr__(made, "label", label or f"{own.short}, changed")  # the record is frozen
     return made
 
