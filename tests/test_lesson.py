@@ -38,7 +38,12 @@ def test_no_answer_is_no_answer(one):
         """A docstring."""
         ...
 
-    for nothing in (None, ..., stub):
+    def long_stub(first, second):
+        """A docstring
+        of two lines."""
+        ...
+
+    for nothing in (None, ..., stub, long_stub):
         assert answers.verdict(one.name, nothing) == "no answer yet"
     assert "no answer yet" in repr(lesson.answer(one.name, None))
     assert one.hints

@@ -7,8 +7,10 @@ fail.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -89,16 +91,19 @@ def no_answer_if(unfinished: bool) -> None:
 
 
 def _refuse_stub(function: Callable) -> None:
-    """A function that holds nothing but `...` or pass was not written yet."""
+    """A function that holds nothing but `...` or pass, whatever its docstring says, was not written yet."""
     try:
-        body = inspect.getsource(function)
-    except (OSError, TypeError):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):  # typed in where no source is kept, or a lambda within a line
         return
-    lines = [line.partition("#")[0].strip() for line in body.splitlines()]
-    lines = ["..." if line.startswith("def ") and line.endswith(": ...") else line for line in lines]
-    code = [line for line in lines if line and not line.startswith(("@", "def ", '"""'))]
-    if code in (["..."], ["pass"]):
-        raise _NoAnswer
+    for node in tree.body[:1]:
+        if isinstance(node, ast.FunctionDef) and all(map(_is_nothing, node.body)):
+            raise _NoAnswer
+
+
+def _is_nothing(statement: ast.stmt) -> bool:
+    constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return isinstance(statement, ast.Pass) or constant  # `...` and a docstring are constants
 
 
 def answer(name: str, given) -> Shown:
