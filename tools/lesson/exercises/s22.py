@@ -101,9 +101,9 @@ def _three_waits(tiles):
         lambda tiles: ["copy K", "wait"],
     ),
     hints=(
-        "For each of K and V: which is the last step that reads the old tile? After the next `wait` behind it the place "
-        "is free.",
-        "V's place was read last by P V of the tile before. The next wait is the one at the top of the loop: V "
+        "For each of K and V: which is the last step that reads the old tile? After the next `wait` behind it the "
+        "place is free.",
+        "V's place was read last by P V of the tile before. The next wait is at the top of the loop: V "
         "can be asked for right after it.",
         "K's place is read by Q K of this tile. The next wait is the one before P V: behind it, ask for K of the next "
         "tile, and ask for the first K before the loop.",
