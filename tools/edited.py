@@ -14,6 +14,7 @@ class Edited(Stage):
     """A stage whose kernel file is another one, launched as the stage's own is."""
 
     kernel_file = None
+    shared_bytes = None  # of a block, a function of the head dim; None: as the stage itself launches it
 
     @property
     def attention(self) -> Callable:
@@ -22,6 +23,8 @@ class Edited(Stage):
         # A second copy of the stage's host module: it launches the stage that it knows as STAGE.
         host = _load(self.folder / "stage.py", f"edited_{self.name}")
         host.STAGE = self
+        if self.shared_bytes is not None:
+            host.shared_bytes = self.shared_bytes
         return host.attention
 
 
@@ -33,8 +36,10 @@ def _load(path: Path, name: str):
     return module
 
 
-def edited(stage: Stage, kernel: Path) -> Stage:
-    """`stage` with `kernel` for its kernel.cu or kernel.py."""
+def edited(stage: Stage, kernel: Path, shared_bytes: Callable[[int], int] | None = None) -> Stage:
+    """`stage` with `kernel` for its kernel.cu or kernel.py. shared_bytes: of a block of a CUDA stage, by head dim, if
+    the edit takes other than the stage does."""
     made = Edited(**{field.name: getattr(stage, field.name) for field in dataclasses.fields(stage)})
     object.__setattr__(made, "kernel_file", kernel.resolve())  # the record is frozen
+    object.__setattr__(made, "shared_bytes", shared_bytes)
     return made

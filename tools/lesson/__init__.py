@@ -12,6 +12,7 @@ from tools.lesson.live import compiled, counted, found, here, planted, try_stage
 from tools.lesson.pieces import LessonError, code, difference
 from tools.lesson.recorded import bought, instructions, measured, quoted
 from tools.lesson.shown import Shown, show, slider, table
+from tools.lesson.tiny import by_line, tiny
 
 __all__ = [
     "LessonError",
@@ -19,6 +20,7 @@ __all__ = [
     "answer",
     "asked",
     "bought",
+    "by_line",
     "code",
     "compiled",
     "counted",
@@ -34,6 +36,7 @@ __all__ = [
     "slider",
     "solution",
     "table",
+    "tiny",
     "traced",
     "try_stage",
     "visited",

@@ -7,7 +7,7 @@ import functools
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +105,12 @@ def _folder() -> Path:
     return Path(folder)
 
 
-def planted(stage: str, *changes: tuple[str, str], label: str | None = None) -> Stage:
+def planted(
+    stage: str, *changes: tuple[str, str], label: str | None = None, shared_bytes: Callable[[int], int] | None = None
+) -> Stage:
     """A stage whose kernel differs from the stage's own in these (old, new) pieces of text; the files stay as they are.
 
+    shared_bytes: of a block of a CUDA stage, by head dim, where the change takes more than the stage.
     Raises LessonError where an old text does not stand exactly once."""
     own = get(stage)
     text = own.kernel_file.read_text(encoding="utf-8")
@@ -117,7 +120,7 @@ def planted(stage: str, *changes: tuple[str, str], label: str | None = None) -> 
         text = text.replace(old, new)
     path = _folder() / f"{own.short}-{zlib.crc32(text.encode()):x}{own.kernel_file.suffix}"
     path.write_text(text, encoding="utf-8")
-    made = edited(own, path)
+    made = edited(own, path, shared_bytes)
     object.__setattr__(made, "label", label or f"{own.short}, changed")  # the record is frozen
     return made
 
