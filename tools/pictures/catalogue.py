@@ -7,12 +7,14 @@ from functools import partial
 
 from tools.pictures import (
     bank_conflicts,
+    bank_lines,
     causal_tiles,
     filmstrip,
     fragments,
     instruction_mix,
     lazy,
     memory_wall,
+    ownership,
     pipeline,
     roofline_path,
     step,
@@ -28,6 +30,8 @@ CATALOGUE: dict[str, Callable[[], Picture]] = {
     "traversal-causal": partial(traversal.draw, causal=True),
     "bank-conflicts": bank_conflicts.draw,
     "swizzle-table": bank_conflicts.draw_table,
+    "bank-lines": partial(bank_lines.draw, {"s20": bank_conflicts.identity, "s21": bank_conflicts.xor}),
+    "ownership": ownership.draw,
     **{f"fragment-{name.lower().replace('.', '-')}": partial(fragments.draw, name) for name in fragments.MATRICES},
     "pipeline": pipeline.draw,
     "causal-tiles": causal_tiles.draw,
