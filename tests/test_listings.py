@@ -11,10 +11,12 @@ from PIL import Image
 from stages import get
 from tests.conftest import needs_nvrtc
 from tools import nvrtc
-from tools.lesson import LessonError, listing, listings, record_listings
+from tools.emulator import missing
+from tools.lesson import LessonError, listing, listings, planted, record_listings
+from tools.lesson.live import emulated
 from tools.lesson.shown import png
 from tools.notebooks.pair import pairs
-from tools.pictures import machine_code
+from tools.pictures import causal_tiles, machine_code, walk
 from tools.sass import mix, records
 
 needs_disassembler = pytest.mark.skipif(
@@ -155,3 +157,55 @@ def test_the_picture_has_a_cell_for_every_instruction():
     assert Image.open(io.BytesIO(png(fig))).width <= 830
     with pytest.raises(ValueError, match="names is empty"):
         machine_code.draw()
+
+
+# ---- s25: what the branch jumps over, and what a Q tile does at each K/V tile ------------------------------------
+
+
+def test_the_mask_is_what_is_jumped_over():
+    """32 scores a thread: 32 selects, 16 comparisons, since two rows share a key; and no product."""
+    for name in ("s25", "s26", "s27", "s28", "s29"):
+        over = mix.families(mix.count(listings.jumped_over(name)))
+        assert (over["FSEL"], over["ISETP"], over["HMMA"]) == (32, 16, 0), name
+    for name in ("s24", "s25_no_branch", "s29_no_branch"):
+        assert listings.jumped_over(name) == []
+
+
+MARKS = {  # a place in the kernel that is passed where the step is taken, and how often for a tile and warp
+    walk.MASK: ("if (block >= full_blocks) {", 1),
+    walk.RESCALE: ("l[r] *= alpha;", 2),
+}
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+@pytest.mark.parametrize("step", MARKS, ids=lambda step: walk.STEPS[step])
+@pytest.mark.parametrize("stage", ("s25", "s26"))
+def test_the_walk_is_the_kernels(stage, step):
+    place, often = MARKS[step]
+    marked = planted(stage, (place, f"{place} __syncwarp();"))
+    for seqlen_q, seqlen_k in ((200, 264), (200, 150), (64, 330)):
+        case = {"headdim": 64, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k, "nheads": 1, "nheads_k": 1}
+        passed, before = (emulated(one, **case).report.total("instructions", "__syncwarp") for one in (marked, stage))
+        rows = causal_tiles.classes(seqlen_q, seqlen_k, 64, 64)
+        taken = sum(int(walk.walk(stage, tiles)[1][step].sum()) for tiles in rows)
+        assert passed - before == 4 * often * taken
+
+
+def test_the_walks_differ_in_what_the_stages_say():
+    tiles = causal_tiles.classes(384, 440, 64, 64)[4]
+    for stage, order in (("s24", [0, 1, 2, 3, 4, 5]), ("s25", [5, 4, 3, 2, 1, 0]), ("s26", [5, 4, 3, 2, 1, 0])):
+        walked, done = walk.walk(stage, tiles)
+        assert list(walked) == order
+        assert done[walk.CLEAR].sum() == (stage != "s26")
+    assert walk.walk("s26", tiles[:0])[1].shape == (len(walk.STEPS), 0)
+    with pytest.raises(ValueError, match="s24, s25, s26"):
+        walk.walk("s99", tiles)
+
+
+def test_the_picture_of_the_walk_says_what_it_shows():
+    assert "s24 walks tiles 0, 1, 2, 3, 4, 5, masks 6" in walk.draw("s24", "s26").alt
+    assert "s26 walks tiles 5, 4, 3, 2, 1, 0, masks 2, rescales at 5, does not clear O" in walk.draw("s26").alt
+    with pytest.raises(ValueError, match="tile is 6; accepted: 0 to 5"):
+        walk.draw("s24", tile=6)
+    with pytest.raises(ValueError, match="stages is empty"):
+        walk.draw()

@@ -59,11 +59,12 @@ BACKWARDS = (
 UNCONDITIONAL = (("if (block >= full_blocks) {", "{"),)
 
 WANTED = {
-    **{short: Wanted(short) for short in ("s23", "s24", "s25", "s26", "s27", "s28")},
+    **{short: Wanted(short) for short in ("s23", "s24", "s25", "s26", "s27", "s28", "s29")},
     "s23_d64": Wanted("s23", headdim=64),
     "s24_d64": Wanted("s24", headdim=64),
     "s24_backwards": Wanted("s24", BACKWARDS),
     "s25_no_branch": Wanted("s25", UNCONDITIONAL),
+    "s29_no_branch": Wanted("s29", UNCONDITIONAL),
 }
 
 
@@ -120,3 +121,15 @@ def listing(name: str, *opcodes: str, first: int = 0, lines: int = 12) -> Shown:
 
 def _is(code: mix.Instruction, what: str) -> bool:
     return what in (code.name.split(".")[0], mix.opcode(code))
+
+
+def jumped_over(name: str) -> list[mix.Instruction]:
+    """Of the loop, what the branch between the two products jumps over where a tile needs no mask; [] without one."""
+    code = loop(name)
+    place = {label: i for i, one in enumerate(code) for label in one.label.split()}
+    products = [i for i, one in enumerate(code) if mix.opcode(one) == "HMMA"]
+    for i, one in enumerate(code):
+        ahead = one.name == "BRA" and place.get(one.target, -1) > i
+        if ahead and products[0] < i < products[-1]:
+            return list(code[i + 1 : place[one.target]])
+    return []
