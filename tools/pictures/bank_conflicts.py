@@ -193,8 +193,7 @@ def draw(accesses: Sequence[Access] | None = None) -> canvas.Picture:
         "Bank conflicts of one instruction of a warp",
         "Lanes down, the 32 banks across. Marked: the banks of the words that a lane wants.",
         alt(accesses),
-        "A bank hands out one word of 4 bytes at a time: a pass takes as many wavefronts as words are wanted of one "
-        "bank.",
+        "A bank hands out one 4-byte word at a time: a pass takes as many wavefronts as words are wanted of one bank.",
     )
     for ax, access in zip(fig.subplots(1, len(accesses), squeeze=False)[0], accesses, strict=True):
         _lanes(ax, access, rows)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import io
-import textwrap
 from collections.abc import Callable
 
 import matplotlib
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import text_to_path
 
 from tools.plot import style
 
@@ -39,7 +40,7 @@ def picture(height: float, title: str, subtitle: str, alt: str, footer: str = ""
         raise ValueError(f"width is {width}; accepted: at most {WIDTH} inches")
     fig = Picture(figsize=(width, height), facecolor="white")
     fig.alt = alt
-    subtitle, footer = (_wrapped(text, width) for text in (subtitle, footer))
+    subtitle, footer = _wrapped(subtitle, width, 9), _wrapped(footer, width, 8.5)
     fig.text(0.1 / width, 1 - 0.08 / height, title, fontsize=12, fontweight="bold", va="top")
     fig.text(0.1 / width, 1 - 0.33 / height, subtitle, fontsize=9, color=DARK, va="top", linespacing=1.25)
     fig.text(0.1 / width, 0.07 / height, footer, fontsize=8.5, color=DARK, va="bottom", linespacing=1.25)
@@ -60,8 +61,18 @@ def in_style(draw: Callable[..., Picture]) -> Callable[..., Picture]:
     return styled
 
 
-def _wrapped(text: str, width: float) -> str:
-    return "\n".join(textwrap.fill(line, round(15.4 * width)) for line in text.splitlines())
+def _wrapped(text: str, width: float, size: float) -> str:
+    """The words of a text in lines of at most so many inches, in letters of so many points."""
+    lines, font = [""], FontProperties(size=size)
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if (
+            text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0] <= 0.91 * 72 * width
+        ):  # hinting may widen letters
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def _lines(text: str) -> int:

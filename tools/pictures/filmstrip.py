@@ -89,8 +89,10 @@ MOST_TILES, MOST_COLUMNS = 5, 16  # a frame narrower than its cells' numbers can
 
 
 @canvas.in_style
-def draw(frames: Sequence[Frame] | None = None) -> canvas.Picture:
+def draw(frames: Sequence[Frame] | None = None, *, upto: int | None = None) -> canvas.Picture:
     """A column of panels a K/V tile: S, P, then m, α and l, then O. frames: of `walk`; default: of `example`, Bc = 4.
+
+    upto: so many tiles are shown, and the places of the others stay empty (default: all).
 
     Raises ValueError for so many tiles or columns that their numbers would not be readable.
     """
@@ -108,8 +110,7 @@ def draw(frames: Sequence[Frame] | None = None) -> canvas.Picture:
     fig = canvas.picture(
         1.75 + 4 * (0.3 + row * rows),
         "Online softmax, one K/V tile after the other",
-        "Framed: the row's maximum has grown in this tile, so its l and O were multiplied by α = exp(m_old − m) < 1 "
-        "first.",
+        "Framed: the row's maximum grew in this tile, so its l and O were first multiplied by α = exp(m_old − m) < 1.",
         alt(frames),
         "P is what the tile adds to l (its row sums) and to O (times V). After the last tile the answer is O / l, "
         "and the "
@@ -121,6 +122,10 @@ def draw(frames: Sequence[Frame] | None = None) -> canvas.Picture:
     largest = max(np.abs(frame.O).max() for frame in frames) or 1.0
     for t, (frame, column) in enumerate(zip(frames, axes.T, strict=True)):
         S, P, sums, O = column
+        if upto is not None and t >= upto:
+            for ax in column:
+                ax.set_axis_off()
+            continue
         last = frame.first_key + frame.S.shape[1] - 1
         S.set_title(f"tile {t}: keys {frame.first_key}–{last}", fontsize=9, fontweight="bold")
         _matrix(S, frame.S, lambda s: canvas.tint(style.COLOURS[0], 0.08 + 0.5 * (s - low) / ((high - low) or 1)))

@@ -45,8 +45,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    stage: str
+    """label: the stage's short name, or that of an order of your own."""
+
+    label: str
     spans: tuple[Span, ...]
+
+    @property
+    def tiles(self) -> int:
+        return len({span.tile for span in self.spans if span.what == "PV"})
 
     @property
     def total(self) -> float:
@@ -123,16 +129,28 @@ def hazards(ops: Sequence[Op], buffers: int) -> list[str]:
 def timeline(
     stage: str, tiles: int = 3, *, copy: float = 7, qk: float = 5, softmax: float = 5, pv: float = 5
 ) -> Timeline:  # fmt: skip
-    """The loop with durations, in any unit: of a tile's copy, of Q Kᵀ, of the softmax and of P V.
+    """The loop of a stage with durations, in any unit: of a tile's copy, of Q Kᵀ, of the softmax and of P V.
 
-    Raises ValueError as `program`, and for durations that are not above 0.
+    Raises ValueError as `program` and `timed` do.
+    """
+    return timed(program(stage, tiles), stage, copy=copy, qk=qk, softmax=softmax, pv=pv)
+
+
+def timed(
+    ops: Sequence[Op], label: str = "yours", *, copy: float = 7, qk: float = 5, softmax: float = 5, pv: float = 5
+) -> Timeline:  # fmt: skip
+    """The same for an order of your own; `hazards` says whether it is a right one.
+
+    Raises ValueError for durations that are not above 0, or no products.
     """
     lasts = {"QK": qk, "softmax": softmax, "PV": pv}
     for name, value in {"copy": copy, "qk": qk, "softmax": softmax, "pv": pv}.items():
         if not value > 0:
             raise ValueError(f"{name} is {value!r}; accepted: above 0")
+    if not any(op.kind in lasts for op in ops):
+        raise ValueError(f"ops has no work; accepted: some of {', '.join(lasts)} among them")
     now, landed, spans = 0.0, 0.0, []
-    for op in program(stage, tiles):
+    for op in ops:
         if op.kind == "issue":
             spans.append(Span("copy", op.tile, now, now + copy, op.tensor))
             landed = now + copy
@@ -143,7 +161,7 @@ def timeline(
         else:
             spans.append(Span(op.kind, op.tile, now, now + lasts[op.kind]))
             now += lasts[op.kind]
-    return Timeline(stage, tuple(spans))
+    return Timeline(label, tuple(spans))
 
 
 def order(ops: Sequence[Op]) -> list[tuple[str, str, int]]:
@@ -192,17 +210,22 @@ def recorded(stage: str, tiles: int = 3, headdim: int = 64) -> tuple[list[tuple[
 
 
 ROWS = ("K travels", "V travels", "the block")
-COPIES = {"K": (style.COLOURS[5], "...."), "V": (style.COLOURS[4], "....")}
-BLOCK = {"QK": (style.COLOURS[0], ""), "softmax": (canvas.GREY, ""), "PV": (style.COLOURS[1], "")}
+# Face and hatch: dark, pale and in between, so that they are told apart in greyscale as well.
+COPIES = {"K": (canvas.tint(style.COLOURS[5], 0.8), "...."), "V": (canvas.tint(style.COLOURS[4], 0.8), "....")}
+BLOCK = {"QK": (style.COLOURS[0], ""), "softmax": ("#E8E8E8", ""), "PV": (canvas.tint(style.COLOURS[1], 0.55), "")}
 
 
 @canvas.in_style
 def draw(
-    stages: Sequence[str] = tuple(STAGES), *, tiles: int = 3, copy: float = 7, qk: float = 5, softmax: float = 5,
-    pv: float = 5,
+    stages: Sequence[str | Timeline] = tuple(STAGES), *, tiles: int = 3, copy: float = 7, qk: float = 5,
+    softmax: float = 5, pv: float = 5,
 ) -> canvas.Picture:  # fmt: skip
-    """A panel a stage, on one axis of time: the copies of K and V, and what the block does meanwhile."""
-    lines = [timeline(stage, tiles, copy=copy, qk=qk, softmax=softmax, pv=pv) for stage in stages]
+    """A panel a stage, on one axis of time: the copies of K and V, and what the block does meanwhile.
+
+    stages: names, or a Timeline as `timed` makes it. Raises ValueError as `timeline`, and for none.
+    """
+    lasts = {"copy": copy, "qk": qk, "softmax": softmax, "pv": pv}
+    lines = [stage if isinstance(stage, Timeline) else timeline(stage, tiles, **lasts) for stage in stages]
     if not lines:
         raise ValueError(f"stages is empty; accepted: some of {', '.join(STAGES)}")
     fig = canvas.picture(
@@ -216,12 +239,10 @@ def draw(
     axes = fig.subplots(len(lines), 1, sharex=True, squeeze=False)[:, 0]
     end = max(line.total for line in lines)
     for ax, line in zip(axes, lines, strict=True):
-        _panel(ax, line, end, tiles)
+        _panel(ax, line, end)
     axes[-1].set_xlabel("time, in the model's unit")
     handles = [
-        canvas.Rectangle(
-            (0, 0), 1, 1, facecolor=canvas.tint(colour, 0.8), hatch=hatch, edgecolor="black", linewidth=0.6
-        )
+        canvas.Rectangle((0, 0), 1, 1, facecolor=colour, hatch=hatch, edgecolor="black", linewidth=0.6)
         for colour, hatch in (*COPIES.values(), *BLOCK.values(), ("#FFFFFF", "xxxx"))
     ]
     names = ["copy of K", "copy of V", *WORK.values(), "waiting"]
@@ -232,14 +253,14 @@ def draw(
     return fig
 
 
-def _panel(ax, line: Timeline, end: float, tiles: int) -> None:
+def _panel(ax, line: Timeline, end: float) -> None:
     for span in line.spans:
         row = ROWS.index(f"{span.tensor} travels") if span.what == "copy" else 2
         waiting = span.what == "wait"
         colour, hatch = ("#FFFFFF", "xxxx") if waiting else COPIES[span.tensor] if span.tensor else BLOCK[span.what]
         ax.add_patch(
             canvas.Rectangle(
-                (span.start, row + 0.08), span.end - span.start, 0.84, facecolor=canvas.tint(colour, 0.8), hatch=hatch,
+                (span.start, row + 0.08), span.end - span.start, 0.84, facecolor=colour, hatch=hatch,
                 edgecolor="black", linewidth=0.6, zorder=2,
             )
         )  # fmt: skip
@@ -247,7 +268,7 @@ def _panel(ax, line: Timeline, end: float, tiles: int) -> None:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.9} if hatch else None
             ax.text(
                 (span.start + span.end) / 2, row + 0.5, str(span.tile), ha="center", va="center", fontsize=8.5,
-                zorder=3, bbox=box, color="black" if hatch else canvas.ink(canvas.tint(colour, 0.8)),
+                zorder=3, bbox=box, color="black" if hatch else canvas.ink(colour),
             )  # fmt: skip
     ax.set_xlim(0, 1.005 * end)
     ax.set_ylim(3.02, 0)
@@ -255,11 +276,13 @@ def _panel(ax, line: Timeline, end: float, tiles: int) -> None:
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     ax.set_title(
-        f"{line.stage}: {STAGES[line.stage]}. {line.total / tiles:.3g} a tile, {line.waiting / line.total:.0%} waiting",
+        f"{line.label}: {STAGES.get(line.label, 'an order of your own')}. {line.total / max(1, line.tiles):.3g} a "
+        "tile, "
+        f"{line.waiting / line.total:.0%} waiting",
         loc="left", fontsize=9.5,
     )  # fmt: skip
 
 
 def alt(lines: Sequence[Timeline]) -> str:
-    said = "; ".join(f"{x.stage} takes {x.total:g}, of which it waits {x.waiting:g}" for x in lines)
+    said = "; ".join(f"{x.label} takes {x.total:g}, of which it waits {x.waiting:g}" for x in lines)
     return f"Timelines of the copies of K and V and of the block's work, a panel a stage. {said}."

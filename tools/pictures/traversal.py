@@ -93,10 +93,11 @@ HATCHES = {"Q": "", "K and V": "////", "O, m, l": "....", "O and LSE": "\\\\\\\\
 @canvas.in_style
 def draw(
     seqlen_q: int = 384, seqlen_k: int = 384, *, Br: int = 64, Bc: int = 64, causal: bool = False, headdim: int = 128,
-    itemsize: int = 2,
+    itemsize: int = 2, upto: int | None = None,
 ) -> canvas.Picture:  # fmt: skip
     """Two grids of tile pairs with the number of the visit, coloured by program, and the bytes of one head below.
 
+    upto: each program is shown after so many visits (default: at its end); the bytes are those of the whole walk.
     Raises ValueError for more than MOST_TILES tiles either way.
     """
     rows, columns = -(-seqlen_q // Br), -(-seqlen_k // Bc)
@@ -120,12 +121,12 @@ def draw(
     )
     grids, bars = fig.subfigures(2, 1, height_ratios=[height + 0.75, 1.35])
     for ax, (order, walk) in zip(grids.subplots(1, 2), walks.items(), strict=True):
-        _grid(ax, order, walk, rows, columns)
+        _grid(ax, order, walk, rows, columns, len(walk) if upto is None else upto)
     _bars(bars.subplots(), bytes_of)
     return fig
 
 
-def _grid(ax, order: str, walk: list[Visit], rows: int, columns: int) -> None:
+def _grid(ax, order: str, walk: list[Visit], rows: int, columns: int, upto: int) -> None:
     canvas.cells(ax, rows, columns)
     there = {(visit.i, visit.j): visit for visit in walk}
     for i in range(rows):
@@ -133,6 +134,9 @@ def _grid(ax, order: str, walk: list[Visit], rows: int, columns: int) -> None:
             visit = there.get((i, j))
             if visit is None:
                 canvas.cell(ax, j, i, "–", colour=canvas.PALE, color="#777777")
+                continue
+            if visit.step >= upto:
+                canvas.cell(ax, j, i, colour=canvas.PALE)
                 continue
             colour = canvas.tint(style.COLOURS[visit.program % len(style.COLOURS)], 0.45)
             canvas.cell(ax, j, i, str(visit.step + 1), colour=colour, fontsize=9)

@@ -1,0 +1,42 @@
+"""Every picture with its defaults, by the name that its file has: `CATALOGUE["pipeline"]()` draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from tools.pictures import (
+    bank_conflicts,
+    causal_tiles,
+    filmstrip,
+    fragments,
+    instruction_mix,
+    lazy,
+    memory_wall,
+    pipeline,
+    roofline_path,
+    step,
+    traversal,
+)
+from tools.pictures.canvas import Picture
+
+CATALOGUE: dict[str, Callable[[], Picture]] = {
+    "memory-wall": memory_wall.draw,
+    "memory-wall-numpy": partial(memory_wall.draw, "host", headdim=64, itemsize=4),
+    "filmstrip": filmstrip.draw,
+    "traversal": traversal.draw,
+    "traversal-causal": partial(traversal.draw, causal=True),
+    "bank-conflicts": bank_conflicts.draw,
+    "swizzle-table": bank_conflicts.draw_table,
+    **{f"fragment-{name.lower().replace('.', '-')}": partial(fragments.draw, name) for name in fragments.MATRICES},
+    "pipeline": pipeline.draw,
+    "causal-tiles": causal_tiles.draw,
+    "causal-schedule": causal_tiles.draw_schedule,
+    "roofline-path": partial(roofline_path.draw, "s21"),
+    "step": partial(step.draw, "s21"),
+    "instruction-mix": partial(instruction_mix.draw, "s28", "s29"),
+    "lazy": lazy.draw,
+}
+NEEDS_COMPILER = ("bank-conflicts", *(name for name in CATALOGUE if name.startswith("fragment-")))
+# Those that explain the project without a lesson around them: tools.plot may draw them into docs/plots.
+FOR_DOCS = ("filmstrip", "traversal", "pipeline", "causal-tiles")
