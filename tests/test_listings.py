@@ -12,11 +12,11 @@ from stages import get
 from tests.conftest import needs_nvrtc
 from tools import nvrtc
 from tools.emulator import missing
-from tools.lesson import LessonError, listing, listings, planted, record_listings
+from tools.lesson import LessonError, instructions, listing, listings, planted, record_listings
 from tools.lesson.live import emulated
 from tools.lesson.shown import png
 from tools.notebooks.pair import pairs
-from tools.pictures import causal_tiles, machine_code, walk
+from tools.pictures import causal_tiles, machine_code, score, walk
 from tools.sass import mix, records
 
 needs_disassembler = pytest.mark.skipif(
@@ -209,3 +209,22 @@ def test_the_picture_of_the_walk_says_what_it_shows():
         walk.draw("s24", tile=6)
     with pytest.raises(ValueError, match="stages is empty"):
         walk.draw()
+
+
+# ---- s27: what a score takes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", (False, True))
+@pytest.mark.parametrize("headdim", (64, 128))
+@pytest.mark.parametrize("stage", score.CHAINS)
+def test_the_instructions_of_a_tile_are_those_of_the_machine_code(stage, headdim, causal):
+    reckoned = score.of_a_tile(stage, headdim)
+    assert reckoned == instructions(stage, *reckoned, headdim=headdim, causal=causal)
+
+
+def test_the_picture_of_a_score_says_what_it_shows():
+    assert "s26, 6.5 a score: FMUL × scale" in score.draw("s26", "s27").alt
+    with pytest.raises(ValueError, match="s26, s27"):
+        score.draw("s25")
+    with pytest.raises(ValueError, match="stages is empty"):
+        score.draw()

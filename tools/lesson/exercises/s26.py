@@ -69,10 +69,10 @@ def _only_the_first(scores, values, rows, d):
     solution=peeled,
     wrong=(_no_tile_at_all, _no_guard, _first_tile_twice, _never_rescales, _only_the_first),
     hints=(
-        "The first tile gives m, l and O outright: m = S.max, P = exp(S - m), l = P.sum, O = P @ V. Then s02's step for "
-        "the others.",
-        "A row that has seen no key yet has m = -inf, and -inf - -inf is NaN: subtract 0 there, in the first tile as in "
-        "the others.",
+        "The first tile gives m, l and O outright: m = S.max, P = exp(S - m), l = P.sum, O = P @ V. "
+        "Then s02's step for the others.",
+        "A row that has seen no key yet has m = -inf, and -inf - -inf is NaN: subtract 0 there, "
+        "in the first tile as in the others.",
         "Without any tile: O = 0 and L = -inf. And a row with l = 0 is divided by 1.",
     ),
 )
@@ -123,8 +123,8 @@ def prize(tiles, clearing, rescaling, loop):
         lambda tiles, clearing, rescaling, loop: (clearing + rescaling) / (clearing + loop),
     ),
     hints=(
-        "Before: clear once, then the loop's body for every tile. Which of these instructions go, and how often is each "
-        "executed?",
+        "Before: clear once, then the loop's body for every tile. Which of these instructions go, "
+        "and how often is each executed?",
         "What goes: the clearing, once, and the rescaling of one tile. Out of clearing + tiles × loop.",
     ),
 )
