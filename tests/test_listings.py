@@ -16,7 +16,7 @@ from tools.lesson import LessonError, instructions, listing, listings, planted, 
 from tools.lesson.live import emulated
 from tools.lesson.shown import png
 from tools.notebooks.pair import pairs
-from tools.pictures import causal_tiles, machine_code, score, walk
+from tools.pictures import b_operand, causal_tiles, machine_code, score, walk
 from tools.sass import mix, records
 
 needs_disassembler = pytest.mark.skipif(
@@ -228,3 +228,61 @@ def test_the_picture_of_a_score_says_what_it_shows():
         score.draw("s25")
     with pytest.raises(ValueError, match="stages is empty"):
         score.draw()
+
+
+# ---- s28: moves ------------------------------------------------------------------------------------------------
+
+
+def test_moves_of_a_fragment_are_counted():
+    """Two registers are brought together elsewhere and a third moves up; a move of something else is none of them."""
+    loop = code(
+        """
+        LDSM.16.M88.4 R76, [R198]
+        LDSM.16.MT88.4 R80, [R198]
+        IMAD.MOV.U32 R160, RZ, RZ, R76
+        IMAD.MOV.U32 R161, RZ, RZ, R78
+        MOV R78, R77
+        MOV R90, R91
+        HMMA.16816.F32.BF16 R160, R72, R160, RZ
+        MOV R92, R160
+        HMMA.16816.F32.BF16 R152, R72, R78, RZ
+        """
+    )
+    assert machine_code.carried(loop) == {"K": [3], "V": [0]}
+
+
+def test_s28_moves_no_fragment_and_s27_those_of_k_at_least_three_times():
+    """A swap of two registers takes three moves, and so does copying one pair out for the other to close up."""
+    before, after = (machine_code.carried(listings.loop(name)) for name in ("s27", "s28"))
+    assert min(before["K"]) >= 3 and set(before["V"]) == {0}
+    assert set(after["K"] + after["V"]) == {0}
+    saved = instructions("s27", "MOV")["MOV"] - instructions("s28", "MOV")["MOV"]
+    assert saved == sum(before["K"])
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+@pytest.mark.parametrize("stage", b_operand.PATTERNS)
+def test_the_lane_pattern_is_the_kernels(stage):
+    """The addresses of the first ldmatrix of K, swizzle and all."""
+    d = 64
+    case = {"headdim": d, "seqlen_q": 64, "seqlen_k": 64, "nheads": 1, "nheads_k": 1, "causal": False}
+    traces = emulated(stage, {"trace": 1000}, **case).report.traces
+    loads = [one for one in traces if one.op == "ldmatrix" and one.warp == 0]
+    first_of_k = next(one for one in loads if one.addresses[0] >= 64 * d * 2)  # behind Q's tile
+    for lane, address in enumerate(first_of_k.addresses):
+        key, chunk = b_operand.PATTERNS[stage](lane)
+        assert address == 64 * d * 2 + key * d * 2 + (chunk ^ key % 8) * 16
+
+
+def test_operands_lie_side_by_side_or_not():
+    assert b_operand.operands(b_operand.as_q) == [(0, 2), (1, 3)] and not b_operand.needs_no_move(b_operand.as_q)
+    assert b_operand.operands(b_operand.neighbours) == [(0, 1), (2, 3)] and b_operand.needs_no_move(b_operand.neighbours)
+    swapped = lambda lane: (b_operand.neighbours(lane)[0], 1 - b_operand.neighbours(lane)[1])  # noqa: E731
+    assert not b_operand.needs_no_move(swapped), "the left half has to come first"
+    with pytest.raises(ValueError, match="lanes 0 to 7 name"):
+        b_operand.matrices(lambda lane: (lane // 2, lane % 2))
+    with pytest.raises(ValueError, match="each of the four once"):
+        b_operand.matrices(lambda lane: (lane % 8, 0))
+    assert "s27: keys 0 to 7 in registers 0 and 2" in b_operand.draw().alt
+    with pytest.raises(ValueError, match="s27, s28"):
+        b_operand.draw("s26", "s28")

@@ -70,6 +70,29 @@ def ahead(code: Sequence[mix.Instruction]) -> list[int]:
     return [used - loaded for loaded, used in fragments if used is not None]
 
 
+def carried(code: Sequence[mix.Instruction]) -> dict[str, list[int]]:
+    """{"K": ..., "V": ...}: for each fragment that the loop loads, in order, how many moves take one of its registers
+    elsewhere. V's are those that are transposed on the way."""
+    holds: dict[int, list] = {}  # register -> [matrix, moves] of the fragment in it
+    fragments = []
+    for one in code:
+        names = registers(one)
+        opcode = mix.opcode(one)
+        if opcode == "LDSM":
+            fragment = ["V" if ".MT88" in one.name else "K", 0]
+            fragments.append(fragment)
+            holds |= dict.fromkeys(range(names[0], names[0] + 4), fragment)
+        elif opcode in ("MOV", "IMAD.MOV") and len(names) == 2 and names[1] in holds:
+            holds[names[1]][1] += 1
+            holds[names[0]] = holds[names[1]]
+        elif opcode == "HMMA":
+            for register in range(names[0], names[0] + 4):
+                holds.pop(register, None)
+        elif names:
+            holds.pop(names[0], None)
+    return {matrix: [moves for name, moves in fragments if name == matrix] for matrix in ("K", "V")}
+
+
 @canvas.in_style
 def draw(*names: str) -> canvas.Picture:
     """The loops of these listings one below the other, each read like a page: from left to right, then the next line.
