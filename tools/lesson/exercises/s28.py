@@ -38,8 +38,8 @@ def check_lanes(answer) -> str:
         if (key, chunk) != neighbours(lane):
             half = "the wrong half of" if key // 8 == matrix // 2 else "no part of"
             return (
-                f"lane {lane} belongs to matrix {matrix}, which lands in register {matrix}; with key {key}, chunk {chunk} "
-                f"the register is {half} the operand of keys {8 * (matrix // 2)} to {8 * (matrix // 2) + 7}"
+                f"lane {lane} belongs to matrix {matrix}, which lands in register {matrix}; with key {key}, chunk "
+                f"{chunk} the register is {half} the operand of keys {8 * (matrix // 2)} to {8 * (matrix // 2) + 7}"
             )
     return ""
 
