@@ -13,12 +13,47 @@ from tools.emulator import missing
 from tools.lesson import instructions, listings, planted
 from tools.lesson.live import emulated
 from tools.lesson.shown import png
-from tools.pictures import b_operand, causal_tiles, machine_code, score, walk
+from tools.pictures import b_operand, causal_tiles, fragment_pipeline, machine_code, score, walk
 from tools.sass import mix
 
 
 def code(text: str) -> list[mix.Instruction]:
     return mix.parse("\n".join(f"/*{i:04x}*/ {line} ;" for i, line in enumerate(text.strip().splitlines())))
+
+
+# ---- s24: the idea, in time --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("load, mma", ((3, 2), (2, 3), (1, 1), (5, 0.5)))
+@pytest.mark.parametrize("steps", (1, 2, 3, 8))
+def test_two_sets_hide_the_shorter_of_load_and_products(steps, load, mma):
+    one, two = (fragment_pipeline.spans(fragment_pipeline.order(stage, steps), load, mma) for stage in ("s23", "s24"))
+    assert fragment_pipeline.ends(one) == steps * (load + mma)
+    for made in (one, two):
+        assert sorted(s.step for s in made if s.what == "mma") == list(range(steps))
+    # A pair of steps takes no longer than the two trips of its fragments, or than all its products.
+    assert fragment_pipeline.ends(two) <= fragment_pipeline.ends(one)
+    assert fragment_pipeline.ends(two) >= load + steps * mma
+    if load <= mma:
+        assert fragment_pipeline.ends(two) == load + steps * mma
+    elif steps > 1:
+        assert fragment_pipeline.ends(two) < fragment_pipeline.ends(one)
+
+
+def test_no_product_reads_registers_that_are_not_filled():
+    for stage in fragment_pipeline.STAGES:
+        made = fragment_pipeline.spans(fragment_pipeline.order(stage, 6))
+        for product in (s for s in made if s.what == "mma"):
+            (load,) = (s for s in made if s.what == "load" and s.step == product.step)
+            assert load.end <= product.start and load.registers == product.registers
+        for load in (s for s in made if s.what == "load"):
+            for product in (s for s in made if s.what == "mma" and s.registers == load.registers):
+                assert product.end <= load.start or product.step >= load.step
+    with pytest.raises(ValueError, match="reads set 1, which does not hold step 1"):
+        fragment_pipeline.spans([("load", 0, 0), ("load", 1, 0), ("mma", 1, 1)])
+    with pytest.raises(ValueError, match="s23, s24"):
+        fragment_pipeline.order("s25", 3)
+    assert "s23, one set of registers: 5 steps end at 25" in fragment_pipeline.draw().alt
 
 
 # ---- how early fragments are loaded -----------------------------------------------------------------------------
