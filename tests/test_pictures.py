@@ -197,6 +197,7 @@ def test_a_swizzle_gives_the_stage_its_banks(stage, f, headdim):
     mine = bank_conflicts.of_swizzle(f, headdim=headdim)
     assert mine.passes == emulated.passes
     assert [mine.banks(lane) for lane in range(32)] == [emulated.banks(lane) for lane in range(32)]
+    assert len({a - b for a, b in zip(emulated.addresses, mine.addresses)}) == 1  # K lies behind Q
 
 
 def test_ways_of_known_patterns():
@@ -306,6 +307,8 @@ def test_no_order_uses_what_is_not_there_or_overwrites_what_is_in_use(stage):
     ops = pipeline.program(stage, 5)
     buffers = pipeline.BUFFERS[stage]
     assert pipeline.hazards(ops, buffers) == []
+    unasked = [pipeline.Op("wait", 0), pipeline.Op("QK", 0)]
+    assert pipeline.hazards(unasked, buffers) == ["K 0 is used before it is there"]
     for i, op in enumerate(ops):  # every wait is needed
         if op.kind == "wait":
             assert pipeline.hazards(ops[:i] + ops[i + 1 :], buffers)
@@ -366,7 +369,7 @@ def test_pipeline_refuses():
 
 
 @pytest.mark.parametrize("causal", (False, True))
-@pytest.mark.parametrize("lengths", [(512, 640), (300, 200), (200, 300), (64, 64), (65, 64), (1, 130), (130, 1)])
+@pytest.mark.parametrize("lengths", [(512, 640), (300, 200), (200, 300), (64, 64), (127, 128), (1, 130), (130, 1)])
 @pytest.mark.parametrize("Br, Bc", [(64, 64), (128, 64), (64, 32), (16, 80)])
 def test_tile_classes_are_those_of_the_mask(lengths, Br, Bc, causal):
     seqlen_q, seqlen_k = lengths
@@ -501,7 +504,9 @@ def test_rungs_are_those_of_one_shape(sheet):
     )
     assert [rung.name[:3] for rung in made][:4] == ["s11", "s12", "s13", "s20"]
     assert step.gain(made, "s13") == pytest.approx(1.5 / 0.6)
-    assert step.gain(made, "s20") is None and step.gain(made, "s21") is None  # a new part; not timed
+    assert step.gain(made, "s20") is None and step.gain(made, "s21") is None  # parent, stage not timed
+    parts = [step.Rung("s02_online_softmax", 1, "stage"), step.Rung("s11_triton_v1", 9, "stage")]
+    assert step.gain(parts, "s11") is None  # a new part
     with pytest.raises(results.NoData, match="head dim 128, causal, seqlen 100"):
         step.rungs(sheet, headdim=128, causal=True, seqlen=100)
 
@@ -559,7 +564,8 @@ def test_mixes_side_by_side():
     a = instruction_mix.Mix("s20_mma", 100, 64, {"HMMA": 20, "MUFU": 40, "other": 40})
     b = instruction_mix.Mix("s21_swizzle", 100, 64, {"HMMA": 40, "FFMA": 20, "other": 40})
     assert instruction_mix.side_by_side(a, b) == {"HMMA": (20, 40), "MUFU": (40, 0), "FFMA": (0, 20), "other": (40, 40)}
-    assert instruction_mix.side_by_side(a, b, "product")["MUFU"] == (2, 0)
+    each = instruction_mix.side_by_side(a, b, "product")
+    assert each == {"HMMA": (1, 1), "MUFU": (2, 0), "FFMA": (0, 0.5), "other": (2, 1)}
     with pytest.raises(ValueError, match="per is 'loop'"):
         instruction_mix.side_by_side(a, b, "loop")
     with pytest.raises(ValueError, match="one of the loops has none"):
@@ -662,8 +668,7 @@ def test_lazy_refuses():
 
 
 def test_walks_are_drawn_up_to_a_step():
-    shown = [text for text in texts(traversal.draw(upto=2)) if text.isdigit()]
-    assert "2" in shown and "7" not in shown and "36" not in shown
+    assert {"8", "9"} & texts(traversal.draw(512, 512, upto=8)) == {"8"}  # the axes' numbers end at 7
     axes = filmstrip.draw(upto=2).axes
     assert [ax.axison for ax in axes] == 4 * [True, True, False]
 
@@ -706,7 +711,12 @@ def test_results_of_another_gpu_are_not_there():
 
 @pytest.fixture(scope="module")
 def drawn():
-    return {name: draw() for name, draw in CATALOGUE.items() if missing() is None or name not in NEEDS_COMPILER}
+    """Every picture of the catalogue, laid out. Not to be changed."""
+    made = {name: draw() for name, draw in CATALOGUE.items() if missing() is None or name not in NEEDS_COMPILER}
+    with matplotlib.rc_context(style.SETTINGS):
+        for fig in made.values():
+            fig.draw_without_rendering()
+    return made
 
 
 def test_every_picture_fits_and_can_be_read(drawn):
@@ -714,8 +724,6 @@ def test_every_picture_fits_and_can_be_read(drawn):
         width, height = fig.get_size_inches()
         assert width <= 7.5 and height <= 8, name
         assert len(fig.alt) > 40 and fig.alt.endswith("."), name
-        with matplotlib.rc_context(style.SETTINGS):
-            fig.draw_without_rendering()
         page = fig.bbox.padded(1)
         for text in set(fig.findobj(Text)) - beside_the_axis(fig):
             if text.get_text().strip() and text.get_visible():
@@ -736,8 +744,6 @@ def beside_the_axis(fig) -> set:
 
 def test_titles_and_footers_do_not_meet_the_axes(drawn):
     for name, fig in drawn.items():
-        with matplotlib.rc_context(style.SETTINGS):
-            fig.draw_without_rendering()
         written = [text.get_window_extent() for text in fig.texts if text.get_text()]
         for ax in fig.axes:
             box = ax.get_tightbbox()
@@ -746,7 +752,7 @@ def test_titles_and_footers_do_not_meet_the_axes(drawn):
 
 def test_a_notebook_shows_a_picture_with_its_text(drawn):
     data, metadata = drawn["filmstrip"]._repr_png_()
-    assert data.startswith(b"\x89PNG") and len(data) < 200_000
+    assert data.startswith(b"\x89PNG") and len(data) < 60_000
     assert metadata["alt"] == drawn["filmstrip"].alt and metadata["width"] == 720
     assert drawn["filmstrip"]._repr_png_()[0] == data
 

@@ -175,7 +175,7 @@ TOGGLES = (
         "the exponentials of 16 keys right before their part of P V, in place of all of them first",
         "While the tensor cores multiply by one slice of P, the other units could compute the next.",
         kernel=(
-            ("    float m_new[M][2];\n", "    float m_new[M][2], m_c[M][2];\n"),
+            ("    float m_new[M][2];  // of this", "    float m_c[M][2];\n    float m_new[M][2];  // of this"),
             (
                 "        const float m_c = m[i][r] == -INFINITY ? 0.f : m[i][r] * c;"
                 "  // no key seen yet: -inf - -inf would be NaN\n"
@@ -216,6 +216,95 @@ TOGGLES = (
         "O and l are rescaled whenever a maximum grows at all, so that m is the maximum",
         "How much of s33's gain comes from the maxima that stay, and how much from letting them grow a little.",
         kernel=(("constexpr float MAX_GROWTH = 8.f;", "constexpr float MAX_GROWTH = 0.f;"),),
+    ),
+    Toggle(
+        "parents_tiles",
+        "the tiles that were chosen for s32",
+        "How much of s33's gain is rescaling less, and how much are the tiles that fit without it.",
+        host=(
+            ("from stages.common.contract import prepare\n",
+             "from stages import get\nfrom stages.common.contract import prepare\n"),
+            ("chosen(STAGE, call, ", "chosen(get(STAGE.parent), call, "),
+        ),
+    ),
+    Toggle(
+        "row_maximum",
+        "a quad shares its maxima at every K/V tile, as in s32, in place of only where the warp rescales",
+        "What s33 saves besides: nobody needs the row's maximum until O is rescaled. Two shuffles a row, and waits.",
+        kernel=(
+            (
+                "          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));\n"
+                "          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n",
+                "",
+            ),
+            (
+                "        // BEGIN SOLUTION when",
+                "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));\n"
+                "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n"
+                "        // BEGIN SOLUTION when",
+            ),
+        ),
+    ),
+    Toggle(
+        "guessed_maximum",
+        "no maxima of full tiles but the first: a tile whose sums exceed 256 is done again, with maxima",
+        "A lane's sum of a row, which is there anyway, says whether an exponential was large: "
+        "one FMNMX less for each score, and no shuffles. A tile that is done again costs Q Kᵀ twice.",
+        kernel=(
+            (
+                "    // S = Q Kᵀ\n    float S[M][Bc / MMA_N][4];  // [M · 16 rows, Bc]\n",
+                "    float S[M][Bc / MMA_N][4], l_tile[M][2];\n    const auto scores = [&] {\n",
+            ),
+            (
+                "    if (block >= full_blocks) {\n",
+                "    };\n"
+                "    const auto exponentials = [&](auto may_see_none) {  // S becomes P; is some of it above 256?\n"
+                "      bool large = false;\n"
+                "#pragma unroll\n"
+                "      for (int i = 0; i < M; i++) {\n"
+                "#pragma unroll\n"
+                "        for (int r = 0; r < 2; r++) {\n"
+                "          const bool none = decltype(may_see_none)::value && m[i][r] == -INFINITY;\n"
+                "          const float m_c = none ? 0.f : m[i][r] * c;\n"
+                "#pragma unroll\n"
+                "          for (int n = 0; n < Bc / MMA_N; n++) {\n"
+                "#pragma unroll\n"
+                "            for (int e = 0; e < 2; e++) {\n"
+                "              float& s = S[i][n][r * 2 + e];\n"
+                "              s = ex2(s * c - m_c);\n"
+                "              l_tile[i][r] = n == 0 && e == 0 ? s : l_tile[i][r] + s;\n"
+                "            }\n"
+                "          }\n"
+                "          large |= !(l_tile[i][r] <= 256.f);\n"
+                "        }\n"
+                "      }\n"
+                "      return large;\n"
+                "    };\n"
+                "    bool guessed = !FIRST && block < full_blocks - 1;  // every row has seen a key\n"
+                "    if (guessed) {\n"
+                "      scores();\n"
+                "      guessed = !vote_any(exponentials(Bool<false>()));\n"
+                "    }\n"
+                "    if (!guessed) {\n"
+                "      scores();\n"
+                "    if (block >= full_blocks) {\n",
+            ),
+            (
+                "#pragma unroll\n    for (int i = 0; i < M; i++) {\n"
+                "#pragma unroll\n      for (int r = 0; r < 2; r++) {\n"
+                "        const float m_c = m[i][r] == -INFINITY ? 0.f : m[i][r] * c;"
+                "  // no key seen yet: -inf - -inf would be NaN\n"
+                "#pragma unroll\n        for (int n = 0; n < Bc / MMA_N; n++) {\n"
+                "#pragma unroll\n          for (int e = 0; e < 2; e++) {\n"
+                "            float& s = S[i][n][r * 2 + e];\n"
+                "            s = ex2(s * c - m_c);  // S becomes P, at most 2^MAX_GROWTH: one FFMA and one MUFU\n"
+                "            l[i][r] += s;\n          }\n        }\n      }\n    }\n",
+                "      exponentials(Bool<true>());\n"
+                "    }\n"
+                "#pragma unroll\n"
+                "    for (int i = 0; i < M; i++) l[i][0] += l_tile[i][0], l[i][1] += l_tile[i][1];\n",
+            ),
+        ),
     ),
     Toggle(
         "m_tiles_forward",
