@@ -33,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def is_there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"is {text!r}; accepted: 1 or more")
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, path in (("--out", args.out), ("--source", args.source)):
         if path.exists() and not path.is_dir():
             p.error(f"argument {name}: {path} is a file; accepted: a folder, which need not be there yet")
-    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    lacking = [name for name in PACKAGES if not is_there(name)]
     if lacking:
         p.error(f'not installed: {", ".join(lacking)}; `pip install ".[docs]"` brings them')
     from docs._ext.assemble import Incomplete, assemble
@@ -61,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sphinx.cmd.build import main as sphinx
 
     options = ["-q", "-W", "--keep-going", "-b", "html", "-c", str(ROOT / "docs"), "-j", str(args.jobs)]
-    code = sphinx([*options, *(["-E", "-a"] if args.fresh else []), str(made.source), str(args.out)])
+    if args.fresh or not made.same_documents:  # a link to a page that came since is only found by reading again
+        options += ["-E", "-a"]
+    code = sphinx([*options, str(made.source), str(args.out)])
     if code:
         return 1
     print(f"{made.documents} pages: {args.out / 'index.html'}")

@@ -41,12 +41,12 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": True,
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the sidebar has the search
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "pygments_light_style": "default",
     "pygments_dark_style": "monokai",
 }
-numfig = False
 
 
 def copy_mathjax(app, problem) -> None:

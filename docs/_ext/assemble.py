@@ -8,7 +8,7 @@ again, so that Sphinx builds only what has.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +30,13 @@ class Incomplete(Exception):
 
 @dataclass(frozen=True)
 class Assembled:
-    """What was made. missing: "s21_swizzle: no notebook" and the like."""
+    """What was made. missing: "s21_swizzle: no notebook" and the like. same_documents: none came and none went since the
+    last time: Sphinx then need not read again those that have not changed."""
 
     source: Path
     documents: int
     missing: tuple[str, ...]
+    same_documents: bool
 
 
 def assemble(root: Path, to: Path, *, partial: bool = False) -> Assembled:
@@ -75,8 +77,14 @@ def assemble(root: Path, to: Path, *, partial: bool = False) -> Assembled:
         files[f"_repo/{name}"] = (root / name).read_bytes()
     for path in sorted((root / "docs" / "_static").iterdir()):
         files[f"_static/{path.name}"] = path.read_bytes()
+    before = _documents(path.relative_to(to).as_posix() for path in to.rglob("*"))
     _write(to, {name: content for name, content in files.items() if content})
-    return Assembled(to, sum(name.endswith((".md", ".ipynb")) for name in files), missing)
+    documents = _documents(files)
+    return Assembled(to, len(documents), missing, documents == before)
+
+
+def _documents(names: Iterable[str]) -> set[str]:
+    return {name for name in names if name.endswith((".md", ".ipynb")) and not name.startswith("_")}
 
 
 def _missing(notebooks: Mapping[str, Path]) -> Iterator[str]:

@@ -10,11 +10,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class State:
-    """What is kept of the keys seen so far, for one query: m their largest score, l = Σ exp(S - m), O = Σ exp(S - m) V."""
+    """What is kept of the keys seen so far, for one query.
+
+    m: their largest score; l: Σ exp(S - m); O: Σ exp(S - m) V.
+    """
 
     m: float
-    l: float  # noqa: E741  the papers' symbol
-    O: np.ndarray  # noqa: E741  [d], not yet divided by l
+    l: float
+    O: np.ndarray  # [d], not yet divided by l
 
     @classmethod
     def of(cls, s, V):
