@@ -26,7 +26,7 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 
 mathjax_path = "mathjax/tex-chtml.js"  # of the package sphinx-mathjax-offline; see `copy_mathjax`
 mathjax3_config = {
-    "tex": {"macros": {"rowsum": r"\operatorname{rowsum}", "rowmax": r"\operatorname{rowmax}", "diag": r"\operatorname{diag}"}},
+    "tex": {"macros": {"rowsum": r"\operatorname{rowsum}", "diag": r"\operatorname{diag}"}},
     "options": {"enableMenu": False},  # its parts would be looked for elsewhere
 }
 

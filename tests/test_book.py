@@ -64,7 +64,9 @@ def book(tmp_path_factory) -> dict[Path, Page]:
     partial = ["--partial"] if any(True for _ in missing_notebooks()) else []
     html = folder / "html"
     options = ["--out", str(html), "--source", str(folder / "source"), *partial]
-    done = subprocess.run([sys.executable, "-m", "docs", *options], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "docs", *options], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     paths = [path.relative_to(html) for path in html.rglob("*.html")]
     return {path: Page(html / path) for path in paths if path.parts[0] != "_static"} | {Path("."): html}
@@ -201,7 +203,7 @@ def test_answers_of_the_checks(body, tmp_path):
     else:
         position = 0
         for claim in claimed:
-            wanted = re.compile(r"\s+.*?".join(re.escape(part.strip()).replace(r"\ ", " ") for part in claim.split("…")))
+            wanted = re.compile(".*?".join(re.escape(" ".join(part.split())) for part in claim.split("…")))
             hits = [i for i, line in enumerate(lines) if i >= position and wanted.search(" ".join(line.split()))]
             assert hits, f"nothing printed is like {claim!r}:\n{printed}"
             position = hits[0] + 1
@@ -233,10 +235,10 @@ def test_states_merge_in_any_order():
         parts = [state.State.of(s[a:b], V[a:b]) for a, b in zip([0, *cuts], [*cuts, n])]
         rng.shuffle(parts)
         merged = parts[0] + (parts[1] + parts[2]) + parts[3]
-        O, L = merged.output
+        out, L = merged.output
         expected = np.logaddexp.reduce(s) if n else -np.inf
         assert np.isclose(L, expected) or L == expected == -np.inf
-        assert np.allclose(O, np.exp(s - L) @ V if n else 0)
+        assert np.allclose(out, np.exp(s - L) @ V if n else 0)
 
 
 @pytest.mark.parametrize("N, d, M", [(1024, 64, 16384), (1000, 32, 5000), (64, 64, 64)])
@@ -266,12 +268,12 @@ def small_book():
         ("docs/a.md", "a.md", "[x](https://example.org/a)", "[x](https://example.org/a)"),
         ("docs/a.md", "a.md", "1 <!-- inject: device -->H<!-- /inject -->.", "1 H."),
         ("docs/a.md", "a.md", "`[x](nowhere.md)`", "`[x](nowhere.md)`"),
-        ("docs/a.md", "a.md", "```\n[x](nowhere.md)\n<!-- inject: a -->\n```\n", "```\n[x](nowhere.md)\n<!-- inject: a -->\n```\n"),
-        ("docs/a/b.md", "a/b.md", "```{literalinclude} ../../tools/check.py\n:a: b\n```\n", "```{literalinclude} /_repo/tools/check.py\n:a: b\n```\n"),
+        ("docs/a.md", "a.md", "```\n[x](nowhere.md)\n<!-- inject: a -->\n```\n", None),
+        ("docs/a/b.md", "a/b.md", "```{literalinclude} ../../LICENSE\n```\n", "```{literalinclude} /_repo/LICENSE\n```\n"),
     ],
 )  # fmt: skip
 def test_links_are_led_to_pages(small_book, document, place, given, made):
-    assert small_book.text(document, place, given) == made
+    assert small_book.text(document, place, given) == (made or given)  # None: as it was
 
 
 @pytest.mark.parametrize("given", ["[x](nowhere.md)", "![x](plots/no.png)", "```{literalinclude} no.py\n```\n"])

@@ -1,8 +1,8 @@
 """The source tree that Sphinx reads, assembled from the repository.
 
-Everything in it is made from what is committed: the chapters of docs/, the stages' cards, their notebooks, the diffs with
-their parents, recorded results, and the source files that any of these link to. What has not changed is not written
-again, so that Sphinx builds only what has.
+Everything in it is made from what is committed: the chapters of docs/, the stages' cards, their notebooks, the diffs
+with their parents, recorded results, and the source files that any of these link to. What has not changed is not
+written again, so that Sphinx builds only what has.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ class Incomplete(Exception):
 
 @dataclass(frozen=True)
 class Assembled:
-    """What was made. missing: "s21_swizzle: no notebook" and the like. same_documents: none came and none went since the
-    last time: Sphinx then need not read again those that have not changed."""
+    """What was made.
+
+    missing: "s21_swizzle: no notebook" and the like. same_documents: none came and none went since the last time, so
+    that Sphinx need not read again those that have not changed.
+    """
 
     source: Path
     documents: int
@@ -185,8 +188,7 @@ def _file(book: Book, path: str) -> str:
     if file.suffix == ".json" or file.stat().st_size > LARGEST:
         return "\n".join([*head, f"A file of {file.stat().st_size:,} bytes, in the repository.", ""])
     book.files.add(path)
-    language = LANGUAGE.get(file.suffix, "text")
-    return "\n".join([*head, f"```{{literalinclude}} /_repo/{path}", f":language: {language}", ":linenos:", ":force:", "```", ""])
+    return "\n".join([*head, stage_page.included(path), ""])
 
 
 def _write(to: Path, files: Mapping[str, str | bytes]) -> None:
@@ -202,4 +204,3 @@ def _write(to: Path, files: Mapping[str, str | bytes]) -> None:
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-

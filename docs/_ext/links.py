@@ -1,7 +1,7 @@
 """Where a file of the repository is found in the book, and Markdown whose links say so.
 
-Documents are written to be read where they lie: their links are paths in the repository. In the book a stage's folder is
-a page, so is a source file that somebody links to, and a notebook; `Book` knows which.
+Documents are written to be read where they lie: their links are paths in the repository. In the book a stage's folder
+is a page, so is a source file that somebody links to, and a notebook; `Book` knows which.
 """
 
 from __future__ import annotations

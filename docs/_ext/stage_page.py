@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from stages import STAGES, Stage, get
 from stages.common.record import STAGES_DIR
@@ -15,7 +16,7 @@ from tools.bench.report import mebibytes, milliseconds
 
 # The part a stage belongs to is the tens digit of its number.
 PARTS = {
-    0: "The algorithm, in NumPy",
+    0: "The algorithm",
     1: "Triton",
     2: "CUDA: from the instructions up",
     3: "CUDA: specialised and tuned",
@@ -25,7 +26,7 @@ PARTS = {
     7: "Several GPUs",
 }
 PEERS = ("torch_fa2", "torch_cudnn")
-LANGUAGE = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".cpp": "cpp", ".hpp": "cpp", ".css": "css", ".json": "json"}
+LANGUAGE = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".cpp": "cpp", ".hpp": "cpp", ".css": "css"}
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,28 @@ def _step(stage: Stage) -> str:
         return ""
     parent = get(stage.parent)
     diff = kernels.compute(parent, stage)
-    head = f"({stage.short}-step)=\n## The step from {parent.short}\n"
-    wide = f'<a href="../diffs/{stage.name}.html">side by side, on a page of its own</a>'
+    wide = f'<a href="../diffs/{stage.name}.html">side by side on a page of its own</a>'
     command = f"`make diff FROM={parent.short} TO={stage.short}`"
+    parts = [f"({stage.short}-step)=\n## The step from {parent.short}"]
     if diff.is_comparable and not stage.new_base:
-        said = f"As {command} shows it in a terminal; "
-        body = raw(f"<p>{wide}.</p>\n{kernels.to_html(diff, unified=True)}")
+        parts.append(f"In a terminal: {command}. With more room: {wide}.")
+        parts.append(raw(kernels.to_html(diff, unified=True)))
     else:
-        said = f"{stage.short} starts afresh: a diff with {parent.short} shows two different files. {command} prints them; "
-        body = raw(f"<p>{wide}.</p>")
-    gains = kernels.bought_to_html(diff, kernels.bought(parent.name, stage.name))
-    bought = raw(f'<section class="diff">\n{gains}\n</section>')
-    return f"{head}\n{said.rstrip('; ')}.\n\n{body}\n\n### What the step bought\n\n{bought}"
+        parts.append(
+            f"{stage.short} starts afresh. A diff of the two kernels has little in common: {wide}, or {command}."
+        )
+    parts.append("### What the step bought")
+    gains = kernels.bought(parent.name, stage.name)
+    first = [gain for gain in gains if gain.title == gains[0].title]  # the time
+    parts.append(_bought(diff, first))
+    if len(first) < len(gains):
+        rest = _bought(diff, gains[len(first) :])
+        parts.append(f"::::{{dropdown}} Counters, machine code, instructions\n\n{rest}\n\n::::")
+    return "\n\n".join(parts)
+
+
+def _bought(diff: kernels.Diff, gains: Sequence[kernels.Gain]) -> str:
+    return raw(f'<section class="diff">\n{kernels.bought_to_html(diff, gains)}\n</section>')
 
 
 def diff_page(stage: Stage) -> str:
@@ -122,8 +133,8 @@ def _results(stage: Stage, tables: Tables) -> str:
         return f"{head}\nNot measured on a GPU yet: `make bench` does it."
     date, device = max((r["run"][:10], r["device"]) for r in results.entries(tables.records, stage.name))
     said = (
-        f"TFLOP/s by length on {device}, {date}, bf16, in one run with the peers; × FA2 is the harmonic mean of the ratios "
-        "over 1k to 16k. All stages and peers: [Performance](../performance.md)."
+        f"TFLOP/s by length on {device}, {date}, bf16, in one run with the peers; × FA2 is the harmonic mean of the "
+        "ratios over 1k to 16k. All stages and peers: [Performance](../performance.md)."
     )
     return f"{head}\n{said}\n\n:::::{{tab-set}}\n" + "\n".join(tabs) + "\n:::::"
 
@@ -142,20 +153,25 @@ def _host_table(stage: Stage, records: Sequence[dict]) -> str:
     if not found:
         return "Not measured yet: `make bench` does it."
     rows = [[f"{r['seqlen_q']:,}", milliseconds(r["ms_median"]), mebibytes(r["peak_bytes"])] for r in found]
-    said = f"Float32, {found[0]['nheads']} heads of 64, on the CPU ({found[0]['device']}, {found[0]['run'][:10]}), one thread."
+    where = f"{found[0]['device']}, {found[0]['run'][:10]}"
+    said = f"Float32, {found[0]['nheads']} heads of 64, on the CPU, one thread ({where})."
     return f"{said}\n\n{figures.table(['seqlen', 'time', 'peak memory'], rows, text_columns=0)}"
 
 
 def _kernel(stage: Stage) -> str:
     files = [stage.kernel_file] + ([stage.folder / "stage.py"] if stage.capability.backend == "cuda" else [])
-    parts = [f"({stage.short}-kernel)=\n## The kernel\n"]
+    parts = [f"({stage.short}-kernel)=\n## The kernel"]
     for path in files:
         name = path.relative_to(STAGES_DIR.parent).as_posix()
-        parts.append(
-            f"::::{{dropdown}} `{name}`\n```{{literalinclude}} /_repo/{name}\n"
-            f":language: {LANGUAGE[path.suffix]}\n:linenos:\n:force:\n```\n::::"
-        )
+        parts.append(f"::::{{dropdown}} `{name}`\n{included(name)}\n::::")
     return "\n\n".join(parts)
+
+
+def included(path: str) -> str:
+    """A file of the repository, whole, with the numbers of its lines."""
+    language = LANGUAGE.get(Path(path).suffix, "text")
+    options = (f":language: {language}", ":linenos:", ":force:")  # lexers do not know all of CUDA's words
+    return "\n".join([f"```{{literalinclude}} /_repo/{path}", *options, "```"])
 
 
 def raw(html: str) -> str:
@@ -175,7 +191,4 @@ def diff_styles() -> str:
     """The style sheet of the diffs, dark where the book is and not where the system is."""
     css = kernels.styles()
     dark = re.compile(r"@media screen and \(prefers-color-scheme: dark\) \{\n(?P<rules>.*?)\n\}\n", re.DOTALL)
-    css = dark.sub(lambda match: f'html[data-theme="dark"] {{\n{match["rules"]}\n}}\n', css)
-    return css
-
-
+    return dark.sub(lambda match: f'html[data-theme="dark"] {{\n{match["rules"]}\n}}\n', css)

@@ -1,7 +1,7 @@
 """The backward pass of attention, a tile at a time, for one head.
 
-Dao et al., "FlashAttention" (2022), appendix B.2 and algorithm 4; Dao, "FlashAttention-2" (2023), algorithm 2, whose loop
-order this is: K/V tiles outside, Q tiles inside.
+Dao et al., "FlashAttention" (2022), appendix B.2 and algorithm 4; Dao, "FlashAttention-2" (2023), algorithm 2, whose
+loop order this is: K/V tiles outside, Q tiles inside.
 """
 
 import numpy as np
