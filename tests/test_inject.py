@@ -250,11 +250,11 @@ def test_a_document_that_is_not_there_is_refused(capsys):
 
 
 def test_which_documents_are_filled(tmp_path):
-    for name in ("README.md", "stages/s01_naive/README.md", "docs/deep/er/page.md", "notes/other.md"):
+    for name in ("README.md", "stages/s01_naive/README.md", "docs/deep/er/page.md", "notebooks/s01.md", "notes/a.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     found = [str(path.relative_to(tmp_path)) for path in inject.documents(tmp_path)]
-    assert found == ["README.md", "docs/deep/er/page.md", "stages/s01_naive/README.md"]
+    assert found == ["README.md", "docs/deep/er/page.md", "notebooks/s01.md", "stages/s01_naive/README.md"]
 
 
 def test_the_repository_has_no_stale_marker(capsys):

@@ -1,4 +1,4 @@
-"""Fill the figures of README.md, the stage cards and docs/ from the results files, between markers:
+"""Fill the figures of README.md, the stage cards, docs/ and the lessons from the results files, between markers:
 
     reaches <!-- inject: tflops stage=s13 headdim=128 causal=no seqlen=4k -->512 TFLOP/s<!-- /inject -->
 
@@ -108,7 +108,12 @@ def _text(asks: str, data: Data) -> str:
 
 def documents(root: Path = results.ROOT) -> list[Path]:
     """The documents whose figures are injected."""
-    found = [root / "README.md", *root.glob("stages/*/README.md"), *root.glob("docs/**/*.md")]
+    found = [
+        root / "README.md",
+        *root.glob("stages/*/README.md"),
+        *root.glob("docs/**/*.md"),
+        *root.glob("notebooks/*.md"),
+    ]
     return sorted(path for path in found if path.exists())
 
 
@@ -119,7 +124,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__.format(kinds=kinds),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("documents", type=Path, nargs="*", help="default: README.md, stages/*/README.md, docs/**/*.md")
+    p.add_argument(
+        "documents", type=Path, nargs="*", help="default: README.md, stages/*/README.md, docs/**/*.md, notebooks/*.md"
+    )
     p.add_argument("--check", action="store_true", help="write nothing, and list the markers that are stale")
     p.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="results files (default: docs/results/)")
     return p
@@ -132,18 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in paths:
         if not path.is_file():
             p.error(f"argument documents: {path} is no file")
-    files, damaged = results.load_all(args.results if args.results is not None else results.committed())
-    problems = [str(problem) for problem in damaged]
-    loaders = {
-        "profile": load_profile,
-        "sass": load_sass,
-        "emulator": load_agreement,
-        "ablation": load_ablation,
-        "overhead": load_overhead,
-    }
-    found = {folder: _load_folder(results.RESULTS_DIR / folder, load, problems) for folder, load in loaders.items()}
-    found["profile"] = [profile for profiles in found["profile"] for profile in profiles]
-    data = Data.of(files, *found.values())
+    data, problems = load_data(args.results if args.results is not None else results.committed())
     filled = {}
     for path in paths:
         text = path.read_text(encoding="utf-8")
@@ -164,6 +160,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.write_text(path, document.text)
             print(f"{_shown(path)}: {len(document.stale)} filled")
     return 0
+
+
+def load_data(paths: Sequence[Path]) -> tuple[Data, list[str]]:
+    """What figures are made from, these results files and all other recorded data; and what of it is damaged."""
+    files, damaged = results.load_all(paths)
+    problems = [str(problem) for problem in damaged]
+    loaders = {
+        "profile": load_profile,
+        "sass": load_sass,
+        "emulator": load_agreement,
+        "ablation": load_ablation,
+        "overhead": load_overhead,
+    }
+    found = {folder: _load_folder(results.RESULTS_DIR / folder, load, problems) for folder, load in loaders.items()}
+    found["profile"] = [profile for profiles in found["profile"] for profile in profiles]
+    return Data.of(files, *found.values()), problems
+
+
+def committed() -> Data:
+    """What figures are made from, as the repository holds it. Raises ResultsError for damaged files."""
+    data, problems = load_data(results.committed())
+    if problems:
+        raise results.ResultsError("\n".join(problems))
+    return data
 
 
 def _load_folder(folder: Path, load: Callable, problems: list[str]) -> list:

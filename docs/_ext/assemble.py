@@ -117,9 +117,9 @@ def _pages(root: Path, chapters: list[Path], notebooks: Mapping[str, Path]) -> d
         place, folder = stage_page.place(stage), f"stages/{stage.name}"
         pages |= {folder: place, f"{folder}/README.md": place}
         pages[stage.kernel_file.relative_to(root).as_posix()] = f"{place}#{stage.short}-kernel"
-    for name, path in notebooks.items():
-        for suffix in (".ipynb", ".md"):
-            pages[f"notebooks/{name}{suffix}"] = f"notebooks/{path.name}"
+        for suffix in (".ipynb", ".md"):  # without a notebook, what links to it leads to the stage
+            there = stage.name in notebooks
+            pages[f"notebooks/{stage.name}{suffix}"] = f"notebooks/{stage.name}.ipynb" if there else place
     return pages
 
 

@@ -58,7 +58,7 @@ class Book:
             return target
         path, hash_, anchor = target.partition("#")
         full = posixpath.normpath(posixpath.join(posixpath.dirname(document), path))
-        if full.startswith("..") or not (self.root / full).exists():
+        if full not in self.pages and (full.startswith("..") or not (self.root / full).exists()):
             raise BrokenLink(f"{document}: link to {target!r}, which is not in the repository")
         found, _, its_anchor = self.place(full).partition("#")
         anchor = anchor or its_anchor

@@ -218,6 +218,96 @@ TOGGLES = (
         kernel=(("constexpr float MAX_GROWTH = 8.f;", "constexpr float MAX_GROWTH = 0.f;"),),
     ),
     Toggle(
+        "parents_tiles",
+        "the tiles that were chosen for s32",
+        "How much of s33's gain is rescaling less, and how much are the tiles that fit without it.",
+        host=(
+            ("from stages.common.contract import prepare\n",
+             "from stages import get\nfrom stages.common.contract import prepare\n"),
+            ("chosen(STAGE, call, ", "chosen(get(STAGE.parent), call, "),
+        ),
+    ),
+    Toggle(
+        "local_maximum",
+        "a lane compares with its own columns' maximum; the quad exchanges maxima only when the warp rescales",
+        "Nobody needs the row's maximum until O is rescaled: eight shuffles a tile and their waits.",
+        kernel=(
+            (
+                "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));\n"
+                "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n",
+                "",
+            ),
+            (
+                "        for (int r = 0; r < 2; r++) {\n          if (FIRST) {\n",
+                "        for (int r = 0; r < 2; r++) {\n"
+                "          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));\n"
+                "          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n"
+                "          if (FIRST) {\n",
+            ),
+        ),
+    ),
+    Toggle(
+        "guessed_maximum",
+        "no maxima of full tiles but the first: a tile whose sums exceed 256 is done again, with maxima",
+        "A lane's sum of a row, which is there anyway, says whether an exponential was large: "
+        "one FMNMX less for each score, and no shuffles. A tile that is done again costs Q Kᵀ twice.",
+        kernel=(
+            (
+                "    // S = Q Kᵀ\n    float S[M][Bc / MMA_N][4];  // [M · 16 rows, Bc]\n",
+                "    float S[M][Bc / MMA_N][4], l_tile[M][2];\n    const auto scores = [&] {\n",
+            ),
+            (
+                "    if (block >= full_blocks) {\n",
+                "    };\n"
+                "    const auto exponentials = [&](auto may_see_none) {  // S becomes P; is some of it above 256?\n"
+                "      bool large = false;\n"
+                "#pragma unroll\n"
+                "      for (int i = 0; i < M; i++) {\n"
+                "#pragma unroll\n"
+                "        for (int r = 0; r < 2; r++) {\n"
+                "          const bool none = decltype(may_see_none)::value && m[i][r] == -INFINITY;\n"
+                "          const float m_c = none ? 0.f : m[i][r] * c;\n"
+                "#pragma unroll\n"
+                "          for (int n = 0; n < Bc / MMA_N; n++) {\n"
+                "#pragma unroll\n"
+                "            for (int e = 0; e < 2; e++) {\n"
+                "              float& s = S[i][n][r * 2 + e];\n"
+                "              s = ex2(s * c - m_c);\n"
+                "              l_tile[i][r] = n == 0 && e == 0 ? s : l_tile[i][r] + s;\n"
+                "            }\n"
+                "          }\n"
+                "          large |= !(l_tile[i][r] <= 256.f);\n"
+                "        }\n"
+                "      }\n"
+                "      return large;\n"
+                "    };\n"
+                "    bool guessed = !FIRST && block < full_blocks - 1;  // every row has seen a key\n"
+                "    if (guessed) {\n"
+                "      scores();\n"
+                "      guessed = !vote_any(exponentials(Bool<false>()));\n"
+                "    }\n"
+                "    if (!guessed) {\n"
+                "      scores();\n"
+                "    if (block >= full_blocks) {\n",
+            ),
+            (
+                "#pragma unroll\n    for (int i = 0; i < M; i++) {\n"
+                "#pragma unroll\n      for (int r = 0; r < 2; r++) {\n"
+                "        const float m_c = m[i][r] == -INFINITY ? 0.f : m[i][r] * c;"
+                "  // no key seen yet: -inf - -inf would be NaN\n"
+                "#pragma unroll\n        for (int n = 0; n < Bc / MMA_N; n++) {\n"
+                "#pragma unroll\n          for (int e = 0; e < 2; e++) {\n"
+                "            float& s = S[i][n][r * 2 + e];\n"
+                "            s = ex2(s * c - m_c);  // S becomes P, at most 2^MAX_GROWTH: one FFMA and one MUFU\n"
+                "            l[i][r] += s;\n          }\n        }\n      }\n    }\n",
+                "      exponentials(Bool<true>());\n"
+                "    }\n"
+                "#pragma unroll\n"
+                "    for (int i = 0; i < M; i++) l[i][0] += l_tile[i][0], l[i][1] += l_tile[i][1];\n",
+            ),
+        ),
+    ),
+    Toggle(
         "m_tiles_forward",
         "a warp's m-tiles always in the same order, in place of to and fro",
         "Going back, the first mma finds Q's fragment, or P's, where the last had it. One m-tile a warp: no change.",

@@ -1,0 +1,180 @@
+"""What the lessons are made with: pieces of files, recorded figures, what runs, exercises and their answers."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pkgutil
+
+import pytest
+from PIL import Image
+
+import tools.lesson.exercises
+from stages import STAGES, get
+from tests.conftest import place_or_skip
+from tools import lesson
+from tools.lesson import answers, live, shown
+from tools.lesson.pieces import LessonError
+
+for module in pkgutil.iter_modules(tools.lesson.exercises.__path__):
+    importlib.import_module(f"tools.lesson.exercises.{module.name}")
+EXERCISES = sorted(answers._EXERCISES.values(), key=lambda one: one.name)
+
+
+# ---- exercises ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("one", EXERCISES, ids=lambda one: one.name)
+def test_the_solution_is_right_and_wrong_answers_are_not(one):
+    assert answers.verdict(one.name, one.solution) == ""
+    assert one.wrong, "an exercise without a wrong answer: who knows whether its check can fail?"
+    for number, wrong in enumerate(one.wrong):
+        assert answers.verdict(one.name, wrong), f"wrong answer {number} passes"
+
+
+@pytest.mark.parametrize("one", EXERCISES, ids=lambda one: one.name)
+def test_no_answer_is_no_answer(one):
+    def stub(*arguments):
+        """A docstring."""
+        ...
+
+    for nothing in (None, ..., stub):
+        assert answers.verdict(one.name, nothing) == "no answer yet"
+    assert "no answer yet" in repr(lesson.answer(one.name, None))
+    assert one.hints
+    for number in range(1, len(one.hints) + 1):
+        assert f"Hint {number}" in repr(lesson.hint(one.name, number))
+    with pytest.raises(LessonError, match="accepted: 1 to"):
+        lesson.hint(one.name, len(one.hints) + 1)
+    assert repr(lesson.solution(one.name))
+
+
+def test_every_stage_has_an_exercise():
+    assert {one.name.partition(".")[0] for one in EXERCISES} == {stage.short for stage in STAGES}
+
+
+def test_an_answer_that_raises_is_wrong_and_an_unknown_exercise_an_error():
+    assert "ZeroDivisionError" in answers.verdict("s01.bytes", lambda seqlen, d: 1 / 0)
+    with pytest.raises(LessonError, match="s01.bytes, s01.softmax"):
+        answers.find("s01.nothing")
+    with pytest.raises(LessonError, match="exercise is 'x99.y'"):
+        answers.find("x99.y")
+
+
+# ---- pieces ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_piece_is_what_stands_in_the_file():
+    kernel = get("s20").kernel_file.read_text(encoding="utf-8")
+    made = lesson.code("s20", function="load_tile")
+    body = made.markdown.partition("```cpp\n")[2].removesuffix("\n```")
+    assert body in kernel
+    assert body.startswith("// Start copying") and body.endswith("}")
+    assert "stages/s20_mma/kernel.cu#L" in made.markdown
+    assert "def merge(" in repr(lesson.code("s02", function="merge"))
+    region = repr(lesson.code("s02", region="online_softmax_step"))
+    assert "m_new = np.maximum" in region and "SOLUTION" not in region
+    assert repr(lesson.code("s20", "// S = Q Kᵀ", lines=2)).count("\n") == 3
+    assert "mma_m16n8k16" not in repr(lesson.code("s20", "// S = Q Kᵀ", "ldmatrix_x4(K_frag"))
+    assert "cp_async_commit" in repr(lesson.code("s20", function="cp_async_commit", file="stages/common/ptx.cuh"))
+
+
+@pytest.mark.parametrize(
+    "asks",
+    (
+        {"function": "nothing"},
+        {"region": "nothing"},
+        {"start": "no such text"},
+        {"start": "// S = Q Kᵀ", "stop": "no such text"},
+    ),
+)
+@pytest.mark.parametrize("name", ("s12", "s20"))
+def test_a_piece_that_is_not_there_is_an_error(asks, name):
+    with pytest.raises(LessonError, match="no such text|nothing|// S"):
+        lesson.code(name, **asks)
+
+
+def test_a_difference_has_the_lines_that_differ():
+    made = lesson.difference("s20", "s21").markdown
+    assert "-  return row * (d * 2) + chunk * 16;" in made
+    assert "+  return row * (d * 2) + (chunk ^ row % 8) * 16;" in made
+    assert "1 changed" in made
+
+
+# ---- recorded -------------------------------------------------------------------------------------------------------
+
+
+def test_recorded_figures_are_those_of_the_documents():
+    assert lesson.quoted("speedup", stage="s21", over="s20", headdim="128", seqlen="4k").endswith("×")
+    table = repr(lesson.measured("s20", "s21"))
+    assert lesson.quoted("speedup", stage="s21", over="s20", headdim="128", seqlen="4k") in table
+    assert "shared load conflicts" in repr(lesson.bought("s20", "s21", "counters"))
+    assert lesson.instructions("s20", "HMMA")["HMMA"] > 0
+    for wrong in (
+        lambda: lesson.quoted("speedup", stage="s21"),
+        lambda: lesson.measured("s01"),
+        lambda: lesson.bought("s01", "s02", "loop"),
+        lambda: lesson.instructions("s20", "NOTHING"),
+    ):
+        with pytest.raises(LessonError):
+            wrong()
+
+
+# ---- live -----------------------------------------------------------------------------------------------------------
+
+
+def test_trying_a_stage_says_where_it_ran_and_how_it_did():
+    assert ": right; error" in repr(lesson.try_stage("s02"))
+    assert "NumPy" in repr(lesson.here("s01"))
+
+
+def test_counters_and_planted_bugs_of_a_cuda_stage():
+    place_or_skip(get("s21"))
+    swizzled = "(chunk ^ row % 8) * 16"
+    table = repr(lesson.counted("s20", "s21", seqlen_q=64, seqlen_k=64, names=["ldmatrix_conflicts", "cp_async"]))
+    conflicts = next(line for line in table.splitlines() if "ldmatrix conflicts" in line)
+    assert conflicts.rstrip("| ").endswith(" 0")
+    half = lesson.planted("s21", (swizzled, "(chunk ^ row % 4) * 16"), label="half of it")
+    assert "half of it" in repr(lesson.counted("s21", half, seqlen_q=64, seqlen_k=64))
+    assert ": right" in repr(lesson.found(get("s21"), seqlen_q=64, seqlen_k=64)) or "nothing was found" in repr(
+        lesson.found("s21", seqlen_q=64, seqlen_k=64)
+    )
+    broken = lesson.planted("s21", (swizzled, "(chunk ^ row % 8) * 32"))
+    assert "nothing was found" not in repr(lesson.found(broken, seqlen_q=64, seqlen_k=64))
+    gone = lesson.planted("s21", (swizzled, "nothing_of_that_name"))
+    assert "does not compile" in repr(lesson.found(gone, seqlen_q=64, seqlen_k=64))
+
+
+def test_planting_wants_a_text_that_stands_once_and_a_cuda_stage():
+    with pytest.raises(LessonError, match="0 times"):
+        lesson.planted("s21", ("no such text", ""))
+    with pytest.raises(LessonError, match="no CUDA stage"):
+        lesson.planted("s02", ("m_new", "m"))
+    with pytest.raises(LessonError, match="no CUDA stage"):
+        live.emulated("s12")
+    with pytest.raises(LessonError, match="no counter"):
+        lesson.counted("s20", names=["nothing"], seqlen_q=16, seqlen_k=16)
+
+
+# ---- shown ----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_small_and_have_words(monkeypatch):
+    from tools.plot import style
+
+    def draw(width=3.0):
+        figure = style.figure(width, 2, "A title", "A subtitle")
+        figure.subplots().plot([1, 2], [3, 4])
+        figure.alt = f"a line, {width} wide"
+        return figure
+
+    data, metadata = lesson.show(draw())._repr_mimebundle_()
+    assert Image.open(io.BytesIO(data["image/png"])).size == (330, 220)
+    assert data["text/plain"] == "a line, 3.0 wide"
+    assert metadata["image/png"]["alt"] == "a line, 3.0 wide"
+    monkeypatch.setenv(shown.STATIC, "1")
+    assert repr(lesson.slider(draw, width=(4.0, 5.0))) == "a line, 4.0 wide"
+
+
+def test_tables_are_markdown():
+    assert lesson.table(["a", "b"], [[1, 2]]).markdown.splitlines() == ["| a | b |", "| --- | ---: |", "| 1 | 2 |"]

@@ -1,0 +1,1 @@
+"""A module a stage: the exercises of its notebook."""

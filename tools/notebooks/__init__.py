@@ -1,0 +1,1 @@
+"""The lessons, notebooks/sNN_….ipynb, and their text, notebooks/sNN_….md: paired, executed, checked."""
