@@ -83,7 +83,8 @@ ablate: $(SETUP) ## Time small changes of the last CUDA kernel, one at a time (A
 mutants: $(SETUP) ## Prove that the suite bites: planted bugs, each of which has to fail it
 	@$(PY) -m pytest tests/test_mutants.py -q -n auto --maxprocesses=16 $(PYTEST_ARGS)
 
-docs: $(SETUP) ## Build the book, offline HTML, into build/docs (pip install ".[docs]" first)
+docs: $(SETUP) ## Build the book, offline HTML, into build/docs
+	@$(if $(SETUP),$(PY) -c "import myst_nb, sphinx_book_theme" 2>/dev/null || $(PY) -m pip install --quiet ".[docs]")
 	@$(PY) -m docs $(DOCS_ARGS)
 
 doctor: ## Say what this machine has, which stages run where on it, and how to get the rest

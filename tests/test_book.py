@@ -263,13 +263,14 @@ def small_book():
     [
         ("stages/s20_mma/README.md", "stages/s20_mma.md", "[x](../s21_swizzle/)", "[x](s21_swizzle.md)"),
         ("docs/paths.md", "paths.md", "[x](measuring.md#the-clock)", "[x](measuring.md#the-clock)"),
+        ("README.md", "index.md", "[x](tools/check.py#L12-L23)", "[x](source/tools/check.py.md)"),
         ("README.md", "index.md", "[`x`](tools/check.py)", "[`x`](source/tools/check.py.md)"),
         ("docs/a.md", "a.md", "![x](plots/fragments.png)", "![x](_repo/docs/plots/fragments.png)"),
         ("docs/a.md", "a.md", "[x](https://example.org/a)", "[x](https://example.org/a)"),
         ("docs/a.md", "a.md", "1 <!-- inject: device -->H<!-- /inject -->.", "1 H."),
         ("docs/a.md", "a.md", "`[x](nowhere.md)`", "`[x](nowhere.md)`"),
         ("docs/a.md", "a.md", "```\n[x](nowhere.md)\n<!-- inject: a -->\n```\n", None),
-        ("docs/a/b.md", "a/b.md", "```{literalinclude} ../../LICENSE\n```\n", "```{literalinclude} /_repo/LICENSE\n```\n"),
+        ("docs/a.md", "a.md", "```{image} ../LICENSE\n```\n", "```{image} /_repo/LICENSE\n```\n"),
     ],
 )  # fmt: skip
 def test_links_are_led_to_pages(small_book, document, place, given, made):

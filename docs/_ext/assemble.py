@@ -155,6 +155,9 @@ def _notebook(book: Book, name: str, path: Path) -> str:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = book.text(name, book.pages[name], "".join(cell["source"]))
+        for output in cell.get("outputs", ()):
+            if "text/markdown" in (shown := output.get("data", {})):
+                shown["text/markdown"] = book.text(name, book.pages[name], "".join(shown["text/markdown"]))
     return json.dumps(notebook, ensure_ascii=False, indent=1)
 
 

@@ -22,6 +22,7 @@ _TOKEN = re.compile(
 )
 _INCLUDE = re.compile(r"^\{(?P<name>literalinclude|image|figure)\}\s+(?P<path>\S+)(?P<rest>.*)$")
 _OUTSIDE = re.compile(r"^(?:[a-z][a-z+.-]*:|#|//)", re.IGNORECASE)
+_LINES = re.compile(r"^L\d+(-L\d+)?$")  # GitHub's anchor of some lines; pages of the book have none
 IMAGES = (".png", ".svg", ".jpg", ".gif")
 
 
@@ -61,7 +62,7 @@ class Book:
         if full not in self.pages and (full.startswith("..") or not (self.root / full).exists()):
             raise BrokenLink(f"{document}: link to {target!r}, which is not in the repository")
         found, _, its_anchor = self.place(full).partition("#")
-        anchor = anchor or its_anchor
+        anchor = its_anchor if not anchor or _LINES.match(anchor) else anchor
         relative = posixpath.relpath(found, posixpath.dirname(place) or ".")
         return relative + (f"#{anchor}" if anchor else "")
 

@@ -25,6 +25,28 @@ PARTS = {
     6: "The library",
     7: "Several GPUs",
 }
+# What a reader looks for in the index and finds on a stage's page.
+INDEXED = {
+    "s01_naive": ("attention; naive",),
+    "s02_online_softmax": ("softmax; online", "merge rule"),
+    "s11_triton_v1": ("loop order; FlashAttention-1",),
+    "s12_triton_v2": ("loop order; FlashAttention-2",),
+    "s13_triton_tuned": ("tensor descriptors", "autotuning; Triton", "exp2"),
+    "s20_mma": ("mma", "ldmatrix", "cp.async", "tensor core"),
+    "s21_swizzle": ("swizzle", "bank conflict"),
+    "s22_eager_loads": ("cp.async; asked for early",),
+    "s23_smem_double_buffer": ("double buffering; of tiles",),
+    "s24_fragment_pipeline": ("double buffering; of fragments",),
+    "s25_causal_tiles": ("causal mask; classes of tiles",),
+    "s26_peel_first_block": ("peeling",),
+    "s27_fp32_throughput": ("exp2",),
+    "s28_fewer_moves": ("operand B, registers of",),
+    "s29_address_math": ("addresses; of a swizzled tile",),
+    "s30_static_stride": ("strides; as template arguments",),
+    "s31_autotune": ("autotuning; CUDA", "registers"),
+    "s32_schedule": ("schedule", "causal mask; order of tiles"),
+    "s33_lazy_rescale": ("rescaling; lazy",),
+}
 PEERS = ("torch_fa2", "torch_cudnn")
 LANGUAGE = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".cpp": "cpp", ".hpp": "cpp", ".css": "css"}
 
@@ -85,7 +107,8 @@ def _where(stage: Stage, notebook: str | None) -> str:
     items += [f"[results](#{stage.short}-results)", f"[the kernel](#{stage.short}-kernel)"]
     line = f":::{{div}} stage-line\n{' · '.join(items)}\n:::"
     tree = f"\n\n```{{toctree}}\n:hidden:\n\nThe lesson <../notebooks/{notebook}>\n```" if notebook else ""
-    return f"```{{index}} {stage.name}\n```\n\n{line}{tree}"
+    entries = ", ".join(f"single: {entry}" for entry in (stage.name, *INDEXED.get(stage.name, ())))
+    return f"```{{index}} {entries}\n```\n\n{line}{tree}"
 
 
 def _step(stage: Stage) -> str:
