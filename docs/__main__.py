@@ -54,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error(f'not installed: {", ".join(lacking)}; `pip install ".[docs]"` brings them')
     from docs._ext.assemble import Incomplete, assemble
     from docs._ext.links import BrokenLink
+    from docs._ext.pictures import UnknownPicture
 
     try:
         made = assemble(ROOT, args.source.resolve(), partial=args.partial)
-    except (Incomplete, BrokenLink) as problem:
+    except (Incomplete, BrokenLink, UnknownPicture) as problem:
         print(problem, file=sys.stderr)
         return 1
     for line in made.missing:

@@ -16,7 +16,7 @@ language = "en"
 
 extensions = ["myst_nb", "sphinx_design", "sphinx.ext.mathjax"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
-exclude_patterns = ["_repo", "_extra"]
+exclude_patterns = ["_repo", "_extra", "_pictures"]
 nb_execution_mode = "off"  # notebooks carry their outputs
 nb_render_markdown_format = "myst"  # tables in their outputs
 nb_ipywidgets_js = {}  # no widget state is committed, and its scripts would come from elsewhere

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from docs._ext import stage_page
 from docs._ext.links import Book, shown_in, source_page
+from docs._ext.pictures import Pictures
 from docs._ext.stage_page import LANGUAGE, PARTS, parts_of_the_book
 from stages import STAGES
 from tools import results
@@ -45,7 +46,8 @@ class Assembled:
 def assemble(root: Path, to: Path, *, partial: bool = False) -> Assembled:
     """Make the source tree of the book of the repository at `root` in the folder `to`.
 
-    partial: a stage without a notebook is no error, and its page has none. Raises Incomplete, links.BrokenLink.
+    partial: a stage without a notebook is no error, and its page has none. Raises Incomplete, links.BrokenLink,
+    pictures.UnknownPicture.
     """
     notebooks = {p.stem: p for p in sorted((root / "notebooks").glob("s[0-9][0-9]_*.ipynb"))}
     missing = tuple(_missing(notebooks))
@@ -53,11 +55,12 @@ def assemble(root: Path, to: Path, *, partial: bool = False) -> Assembled:
         raise Incomplete("\n".join(missing))
     chapters = list(_chapters(root))
     book = Book(root, _pages(root, chapters, notebooks))
+    pictures = Pictures()
     files: dict[str, str | bytes] = {}
     for path in chapters:
         name = path.relative_to(root).as_posix()
         place = book.pages[name]
-        text = book.text(name, place, path.read_text(encoding="utf-8"))
+        text = pictures.text(name, place, book.text(name, place, path.read_text(encoding="utf-8")))
         files[place] = _with_trees(text, root) if place == "index.md" else text
     files_of_results, damaged = results.load_all(results.committed())
     if damaged:
@@ -68,13 +71,15 @@ def assemble(root: Path, to: Path, *, partial: bool = False) -> Assembled:
         place = stage_page.place(stage)
         text = book.text(card, place, (root / card).read_text(encoding="utf-8"))
         notebook = notebooks.get(stage.name)
-        files[place] = stage_page.page(stage, text, tables, notebook.name if notebook else None)
+        rung = pictures.step(place, stage)
+        files[place] = stage_page.page(stage, text, tables, rung, notebook.name if notebook else None)
         files[f"_extra/diffs/{stage.name}.html"] = stage_page.diff_page(stage) if stage.parent else ""
         book.files.update(_kernel_files(root, stage))
     for path in notebooks.values():
         name = path.relative_to(root).as_posix()
         files[book.pages[name]] = _notebook(book, name, path)
     files["_static/diff.css"] = stage_page.diff_styles()
+    files |= pictures.files
     files |= _sources(book)
     for name in book.files:
         files[f"_repo/{name}"] = (root / name).read_bytes()

@@ -77,10 +77,11 @@ def place(stage: Stage) -> str:
     return f"stages/{stage.name}.md"
 
 
-def page(stage: Stage, card: str, tables: Tables, notebook: str | None) -> str:
+def page(stage: Stage, card: str, tables: Tables, rung: str, notebook: str | None) -> str:
     """The page as MyST Markdown.
 
-    card: the card's text, its links already those of the book; notebook: the name of its file, if there is one.
+    card: the card's text, its links already those of the book; rung: the image of its place on the ladder; notebook:
+    the name of its file, if there is one.
     """
     title, _, rest = card.partition("\n")
     sections = [
@@ -88,7 +89,7 @@ def page(stage: Stage, card: str, tables: Tables, notebook: str | None) -> str:
         _where(stage, notebook),
         rest.strip(),
         _step(stage),
-        _results(stage, tables),
+        _results(stage, tables, rung),
         _kernel(stage),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -145,7 +146,7 @@ def diff_page(stage: Stage) -> str:
     return kernels.page(kernels.compute(stage.parent, stage), kernels.bought(stage.parent, stage.name))
 
 
-def _results(stage: Stage, tables: Tables) -> str:
+def _results(stage: Stage, tables: Tables, rung: str) -> str:
     head = f"({stage.short}-results)=\n## Results\n"
     if stage.capability.backend == "numpy":
         return f"{head}\n{_host_table(stage, tables.records)}"
@@ -159,7 +160,7 @@ def _results(stage: Stage, tables: Tables) -> str:
         f"TFLOP/s by length on {device}, {date}, bf16, in one run with the peers; × FA2 is the harmonic mean of the "
         "ratios over 1k to 16k. All stages and peers: [Performance](../performance.md)."
     )
-    return f"{head}\n{said}\n\n:::::{{tab-set}}\n" + "\n".join(tabs) + "\n:::::"
+    return f"{head}\n{rung}\n\n{said}\n\n:::::{{tab-set}}\n" + "\n".join(tabs) + "\n:::::"
 
 
 def _rows_of(names: Sequence[str], table: str) -> str:
