@@ -11,11 +11,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import matplotlib.figure
 import numpy as np
 import pytest
 
 from docs import __main__ as command
-from docs._ext import assemble, links, stage_page
+from docs._ext import assemble, links, pictures, stage_page
 from docs.samples import state, traffic
 from stages import STAGES
 
@@ -297,6 +298,30 @@ def test_unchanged_pages_are_not_written_again(tmp_path):
     assemble._write(tmp_path, {"a.md": "1", "d.md": b"3"})
     assert (tmp_path / "a.md").stat().st_mtime_ns == before
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.md", "d.md"]
+
+
+def test_an_incomplete_book_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "PACKAGES", ())
+    monkeypatch.setattr(assemble, "_missing", lambda notebooks: ["s99_x: no notebook (notebooks/s99_x.ipynb)"])
+    assert command.main(["--out", str(tmp_path / "html"), "--source", str(tmp_path / "source")]) == 1
+    assert "s99_x: no notebook" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_there_is_not_is_named():
+    with pytest.raises(pictures.UnknownPicture, match="docs/a.md: picture is 'moon'; accepted: .*filmstrip"):
+        pictures.Pictures().text("docs/a.md", "a.md", "<!-- picture: moon -->")
+
+
+def test_pictures_are_images_with_text(monkeypatch):
+    figure = matplotlib.figure.Figure(figsize=(1, 1))
+    figure.alt = "A row\n[0, 1] of x_1"
+    monkeypatch.setitem(pictures.CATALOGUE, "dot", lambda: figure)
+    made = pictures.Pictures()
+    assert (
+        made.text("docs/a/b.md", "a/b.md", "<!-- picture: dot -->")
+        == r"![A row \[0, 1\] of x\_1](../_pictures/dot.png)"
+    )
+    assert made.files["_pictures/dot.png"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("argv, says", [(["--jobs", "0"], "accepted: 1 or more"), (["--out", __file__], "is a file")])

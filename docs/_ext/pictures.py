@@ -9,10 +9,13 @@ import io
 import re
 from collections.abc import Callable
 
+import matplotlib
+
 from stages import Stage
 from tools import results
 from tools.pictures import step
 from tools.pictures.catalogue import CATALOGUE
+from tools.plot import style
 
 MARKER = re.compile(r"<!--\s*picture:\s*(?P<name>\S+)\s*-->")
 
@@ -48,7 +51,8 @@ class Pictures:
 
     def _image(self, place: str, name: str, draw: Callable) -> str:
         figure, drawn = draw(), io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=150, metadata={"Software": None})
+        with matplotlib.rc_context(style.SETTINGS):
+            figure.savefig(drawn, format="png", **dict(style.FORMATS)["png"])
         self.files[f"_pictures/{name}.png"] = drawn.getvalue()
         up = "../" * place.count("/")
         alt = re.sub(r"([\[\]*_`$\\])", r"\\\1", " ".join(figure.alt.split()))
