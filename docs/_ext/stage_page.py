@@ -142,8 +142,11 @@ def _bought(diff: kernels.Diff, gains: Sequence[kernels.Gain]) -> str:
 
 
 def diff_page(stage: Stage) -> str:
-    """The step side by side: an HTML page that needs nothing else."""
-    return kernels.page(kernels.compute(stage.parent, stage), kernels.bought(stage.parent, stage.name))
+    """The step side by side: an HTML page that needs nothing else, with a way back."""
+    html = kernels.page(kernels.compute(stage.parent, stage), kernels.bought(stage.parent, stage.name))
+    back = f'<p><a href="../stages/{stage.name}.html">{stage.short} in the book</a></p>'
+    before, start, after = html.partition("<h1>")
+    return f"{before}{back}\n{start}{after}"
 
 
 def _results(stage: Stage, tables: Tables, rung: str) -> str:
