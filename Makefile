@@ -84,10 +84,6 @@ mutants: $(SETUP) ## Prove that the suite bites: planted bugs, each of which has
 	@$(PY) -m pytest tests/test_mutants.py -q -n auto --maxprocesses=16 $(PYTEST_ARGS)
 
 docs: $(SETUP) ## Build the book, offline HTML, into build/docs
-ifneq ($(SETUP),)
-	@$(PY) -c "import myst_nb, sphinx_book_theme" 2>/dev/null || { \
-	  project=$$(mktemp -d) && cp pyproject.toml $$project && $(PY) -m pip install --quiet "$$project[docs]"; rm -r $$project; }
-endif
 	@$(PY) -m docs $(DOCS_ARGS)
 
 doctor: ## Say what this machine has, which stages run where on it, and how to get the rest
