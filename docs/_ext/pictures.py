@@ -5,6 +5,7 @@ A chapter asks for one by a comment of its own on a line, `picture:` and the pic
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import matplotlib
 
 from stages import Stage
 from tools import results
-from tools.pictures import step
+from tools.pictures import recorded, step
 from tools.pictures.catalogue import CATALOGUE
 from tools.plot import style
 
@@ -30,6 +31,10 @@ class Pictures:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
 
+    @functools.cached_property
+    def _sheet(self):
+        return recorded.sheet()
+
     def text(self, document: str, place: str, markdown: str) -> str:
         """The page `place` with an image for every marker in it."""
 
@@ -45,7 +50,7 @@ class Pictures:
     def step(self, place: str, stage: Stage) -> str:
         """A stage's place on the ladder; "" where it was not timed."""
         try:
-            return self._image(place, f"step-{stage.short}", lambda: step.draw(stage.name))
+            return self._image(place, f"step-{stage.short}", lambda: step.draw(stage.name, sheet=self._sheet))
         except results.NoData:
             return ""
 
