@@ -436,6 +436,8 @@ LAZY = (
     mutant("s33_alpha", "s33", "rows that have seen no key are rescaled by -inf - -inf when another row is",
            (LAZY_ALPHA, "ex2((m[i][r] - m_new[i][r]) * c)")),
     mutant("s33_no_key", "s33", "rows that have seen no key subtract -inf from -inf", (LAZY_M_C, "m_c = m[i][r] * c")),
+    mutant("s33_quad", "s33", "half a quad shares its maxima",
+           ("          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n", "")),
     mutant("s33_l", "s33", "l is not rescaled", ("            l[i][r] *= alpha;\n", "")),
     mutant("s33_half_O", "s33", "half of O is not rescaled", ("              O_acc[i][n][r * 2 + 1] *= alpha;\n", "")),
 )  # fmt: skip

@@ -1,13 +1,15 @@
 """tools.overhead: samples in turns, data that is checked, and the host's path without a GPU. No time is judged."""
 
+import dataclasses
 import json
 
 import pytest
 
-from stages import STAGES
+from stages import STAGES, get
 from stages.common import cuda
 from stages.common.where import Where
 from tests import synthetic
+from tests.conftest import place_or_skip
 from tools import figures, overhead, results
 
 
@@ -58,6 +60,7 @@ def test_without_a_gpu_nothing_is_written(capsys, monkeypatch, tmp_path):
         (["--stages", "s99"], "stage is 's99'"),
         (["--samples", "0"], "argument --samples: is 0"),
         (["--without-gpu", "--out", "x.json"], "argument --out"),
+        (["--without-gpu", "--first-call"], "argument --first-call"),
     ),
 )
 def test_wrong_arguments(argv, says, capsys):
@@ -76,6 +79,76 @@ def test_the_figure(tmp_path):
     for data, says in ((two, "say which, by device="), (figures.Data([], []), "no overhead of s33_lazy_rescale")):
         with pytest.raises(figures.FigureError, match=says):
             figures.figure(data, "overhead", {"stage": "s33"})
+
+
+# ---- first calls ----------------------------------------------------------------------------------------------------
+
+
+def test_first_calls_are_cold_then_warm_in_an_empty_folder_each():
+    seen = []
+
+    def seconds(stage, folder):
+        seen.append((stage.short, folder, [path.name for path in folder.iterdir()]))
+        (folder / "compiled").touch()
+        return 2.0 if len(seen) % 2 else 0.25
+
+    made = overhead.first_calls([get("s20"), get("s33")], seconds)
+    assert made == [{"name": get(s).name, "cold_s": 2.0, "warm_s": 0.25} for s in ("s20", "s33")]
+    assert [(short, files) for short, _, files in seen] == [
+        (short, files) for short in ("s20", "s33") for files in ([], ["compiled"])
+    ]
+    assert len({folder for _, folder, _ in seen}) == 2 and not any(folder.exists() for _, folder, _ in seen)
+
+
+def test_a_first_call_is_timed_in_a_process_of_its_own(tmp_path):
+    """In the emulator where there is no GPU."""
+    place_or_skip(get("s33"), "float16")
+    assert 0 < overhead.in_a_new_process(get("s33"), tmp_path) < 600
+    with pytest.raises(RuntimeError, match="(?s)s99_none: .*stage is 's99_none'"):
+        overhead.in_a_new_process(dataclasses.replace(get("s33"), number=99, name="s99_none"), tmp_path)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch, tmp_path):
+    """main with fixed times in place of a GPU's -> (exit code, the file)."""
+    monkeypatch.setattr(overhead, "where", lambda stage, dtype=None: Where("gpu", "pretended"))
+    monkeypatch.setattr(overhead, "in_a_new_process", lambda stage, folder: 1.5)
+    monkeypatch.setattr(overhead, "_measured", lambda stages, samples: overhead.records({get("s33").name: [9.75]}))
+    out = tmp_path / "overhead" / "o.json"
+    return lambda *argv: (overhead.main([*argv, "--stages", "s33", "--out", str(out)]), out)
+
+
+def test_both_measurements_share_a_file(pretended_gpu):
+    for argv in (["--first-call"], [], ["--first-call"]):
+        code, out = pretended_gpu(*argv)
+        assert code == 0
+    file = overhead.load(out)
+    assert [record["us_median"] for record in file["records"]] == [9.75]
+    assert file["first_calls"]["records"] == [{"name": "s33_lazy_rescale", "cold_s": 1.5, "warm_s": 1.5}]
+    data = figures.Data([], [], overheads=[file])
+    assert figures.figure(data, "first-call", {"stage": "s33", "when": "cold"}) == "1.5 s"
+    for keys, says in (({"when": "hot"}, "when is 'hot'"), ({"when": "warm", "stage": "s20"}, "no overhead of s20")):
+        with pytest.raises(figures.FigureError, match=says):
+            figures.figure(data, "first-call", {"stage": "s33"} | keys)
+    with pytest.raises(figures.FigureError, match="no overhead of"):
+        figures.figure(figures.Data([], [], overheads=[document()]), "first-call", {"stage": "s33", "when": "warm"})
+
+
+def test_a_first_call_that_fails_is_reported(pretended_gpu, monkeypatch, capsys):
+    def fails(stage, folder):
+        raise RuntimeError(f"{stage.name}: no memory")
+
+    monkeypatch.setattr(overhead, "in_a_new_process", fails)
+    code, out = pretended_gpu("--first-call")
+    assert code == 1 and not out.exists() and "s33_lazy_rescale: no memory" in capsys.readouterr().err
+
+
+def test_a_first_call_of_no_time_is_damage(tmp_path):
+    file = tmp_path / "o.json"
+    first = {"environment": {}, "records": [{"name": "s33", "cold_s": 0, "warm_s": 1.0}]}
+    file.write_text(json.dumps(document() | {"first_calls": first}))
+    with pytest.raises(results.ResultsError, match="o.json: damaged.*first call took 0"):
+        overhead.load(file)
 
 
 @pytest.mark.parametrize("text", ("{", "[]", '{"environment": {}}', json.dumps(document(us=float("nan")))))

@@ -17,7 +17,7 @@ from tools import results
 from tools.ablate import table as ablation
 from tools.bench.peers import PEERS
 from tools.bench.report import mebibytes, milliseconds, three_digits
-from tools.bench.shapes import SEQLENS, grid_shape
+from tools.bench.shapes import SEQLENS, Shape, grid_shape
 from tools.emulator import agreement
 from tools.plot import traffic
 from tools.profile import COUNTERS
@@ -292,9 +292,23 @@ def emulator_table(data: Data, of: str, counters: str = ",".join(EMULATOR_COUNTE
 
 
 def ablation_table(data: Data, device: str = "") -> str:
-    """Every toggle of tools.ablate: the change of throughput with it at each shape, "none" within the spread."""
+    """Every toggle of tools.ablate: the change of throughput with it at each shape, "none" where none can be told."""
     header, rows = ablation.rows(ablation.choose(data.ablations, device).records)
     return table(header, rows, text_columns=2)
+
+
+def ablation_gain(
+    data: Data, toggle: str, headdim: int, causal: bool = False, seqlen: int = TABLE_SEQLEN, device: str = ""
+) -> str:
+    """One cell of the table: by how much a toggle changes throughput at a shape of the grid."""
+    shape = grid_shape(seqlen, headdim, causal)
+    found = {r["name"]: r for r in ablation.choose(data.ablations, device).records if Shape.of(r) == shape}
+    for name in (toggle, ablation.UNCHANGED):
+        if name not in found:
+            raise results.NoData(
+                f"the ablation has no {name} at {shape}; at this shape: {', '.join(found) or 'nothing'}"
+            )
+    return ablation.cell(found[ablation.UNCHANGED], found[toggle])
 
 
 def ablation_run(data: Data, device: str = "") -> str:
@@ -305,6 +319,13 @@ def ablation_run(data: Data, device: str = "") -> str:
 
 def overhead(data: Data, stage: str, device: str = "") -> str:
     return f"{three_digits(host_time.find(data.overheads, stage, device)['us_median'])} µs"
+
+
+def first_call(data: Data, stage: str, when: str, device: str = "") -> str:
+    """Of the first call of a process: when=cold, nothing compiled before; when=warm, compiled before, on disk."""
+    if when not in ("cold", "warm"):
+        raise FigureError(f"when is {when!r}; accepted: cold, warm")
+    return f"{host_time.find(data.overheads, stage, device, 'first_calls')[f'{when}_s']:.1f} s"
 
 
 # Counted, not measured.
@@ -434,8 +455,10 @@ KINDS = {
     "emulator-agreement": Kind(emulator_agreement, ("of",), ("device",)),
     "emulator-table": Kind(emulator_table, ("of",), ("counters", "device"), block=True),
     "ablation-table": Kind(ablation_table, (), ("device",), block=True),
+    "ablation": Kind(ablation_gain, ("toggle", "headdim"), ("causal", "seqlen", "device")),
     "ablation-run": Kind(ablation_run, (), ("device",)),
     "overhead": Kind(overhead, ("stage",), ("device",)),
+    "first-call": Kind(first_call, ("stage", "when"), ("device",)),
     "moved": Kind(moved, ("stage", "headdim", "seqlen"), ("causal",)),
     "programs": Kind(programs, ("stage", "headdim", "seqlen")),
     "device": Kind(device, (), ("stage", "device")),

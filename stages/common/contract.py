@@ -23,7 +23,7 @@ import contextlib
 import functools
 import math
 import numbers
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 import torch
@@ -35,6 +35,11 @@ MAX_GRID = 65535
 
 _HERE = contextlib.nullcontext()
 
+# Without a public name, and much faster than what has one; the second is what compiled PyTorch code allocates with: on
+# the current GPU, from (shape, strides, dtype).
+_current_gpu = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+_empty_on_current_gpu = getattr(getattr(torch._C._dynamo, "guards", None), "_empty_strided_cuda", None)
+
 
 @dataclass
 class Call:
@@ -42,7 +47,8 @@ class Call:
 
     q, k, v, out: torch tensors (NumPy arrays for a NumPy stage), head dim padded to one that the stage has;
     lse: float32. `headdim` is the padded one, `softmax_scale` that of the unpadded. The sizes are read off q and k
-    once: a tensor's answer for its shape takes longer than an attribute.
+    once: a tensor's answer for its shape takes longer than an attribute. strides: of q, k, v and out, in elements, for
+    each (batch, row, head); empty for a NumPy stage. is_here: the tensors are known to be on the current GPU.
     """
 
     q: torch.Tensor | np.ndarray
@@ -55,6 +61,9 @@ class Call:
     where: Where
     _result: tuple  # (out, lse) as the caller gets them
     _copy_back: list | tuple  # (to, from) pairs of torch tensors, for what the kernel could not write in place
+    strides: tuple[int, ...] = ()
+    is_here: bool = False
+    sizes: InitVar[tuple[int, ...] | None] = None
     batch: int = field(init=False)
     seqlen_q: int = field(init=False)
     seqlen_k: int = field(init=False)
@@ -62,14 +71,19 @@ class Call:
     nheads_k: int = field(init=False)
     headdim: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.batch, self.seqlen_q, self.nheads, self.headdim = self.q.shape
-        _, self.seqlen_k, self.nheads_k, _ = self.k.shape
+    def __post_init__(self, sizes: tuple[int, ...] | None) -> None:
+        if sizes is None:
+            batch, seqlen_q, nheads, headdim = self.q.shape
+            sizes = batch, seqlen_q, self.k.shape[1], nheads, self.k.shape[2], headdim
+            if isinstance(self.q, torch.Tensor):
+                self.strides = tuple(n for t in (self.q, self.k, self.v, self.out) for n in t.stride()[:3])
+        self.batch, self.seqlen_q, self.seqlen_k, self.nheads, self.nheads_k, self.headdim = sizes
 
     def on_device(self):
         """A context in which kernels are launched on the inputs' GPU, which need not be the current one."""
-        elsewhere = self.where.kind == "gpu" and self.q.device.index != torch.cuda.current_device()
-        return torch.cuda.device(self.q.device) if elsewhere else _HERE
+        if self.is_here or self.where.kind != "gpu" or self.q.device.index == torch.cuda.current_device():
+            return _HERE
+        return torch.cuda.device(self.q.device)
 
     def finish(self) -> tuple:
         """(out, lse) as the caller wants them: in its own buffers if given, unpadded, NumPy if NumPy came in."""
@@ -131,17 +145,32 @@ def prepare(stage: Stage, q, k, v, *, causal=False, softmax_scale=None, out=None
     return Call(q, k, v, kernel_out, kernel_lse, bool(causal), scale, place, result, copy_back)
 
 
-def _as_it_is(stage: Stage, q, k, v, causal, softmax_scale, out, lse, aligned: bool) -> Call | None:
-    """The call, if there is nothing to convert, to copy, to pad or to refuse; None: `prepare` has to look closer.
+@dataclass(frozen=True)
+class _Layout:
+    """What shapes, strides, dtype and device of q, k and v say of a call, once for all the calls that share them.
 
-    Most calls are like that, and the host's time for one is what a short attention takes. So each tensor is asked for
-    each thing once, nothing is put into words, and whatever is out of the ordinary is left to `prepare`: what passes
-    here passes there.
+    sizes: batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim. strides: of q, k and v, as Call has them. out_strides,
+    lse, lse_strides: of an out that is allocated, and of lse, which has that shape. device: its type; gpu: its index.
     """
-    if not (type(q) is type(k) is type(v) is torch.Tensor and type(causal) is bool):
-        return None
-    shape, shape_k, dtype, device = q.shape, k.shape, q.dtype, q.device
-    if len(shape) != 4 or len(shape_k) != 4 or v.shape != shape_k:
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    out_strides: tuple[int, int, int, int]
+    lse: tuple[int, int, int]
+    lse_strides: tuple[int, int, int]
+    scale: float
+    dtype: str
+    device: str
+    gpu: int | None
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(
+    stage: Stage, aligned: bool, shape, shape_k, shape_v, strides, strides_k, strides_v, *kind
+) -> _Layout | None:
+    """None: `prepare` has to look closer. kind: the dtypes of q, k and v, then their devices."""
+    dtype, device = kind[0], kind[3]
+    if kind != (dtype,) * 3 + (device,) * 3 or len(shape) != 4 or len(shape_k) != 4 or shape_v != shape_k:
         return None
     batch, seqlen_q, nheads, headdim = shape
     batch_k, seqlen_k, nheads_k, headdim_k = shape_k
@@ -155,42 +184,81 @@ def _as_it_is(stage: Stage, q, k, v, causal, softmax_scale, out, lse, aligned: b
         and seqlen_k > 0
         and nheads_k > 0
         and nheads % nheads_k == 0
-        and k.dtype == v.dtype == dtype
-        and k.device == v.device == device
+        and stage.capability.backend != "numpy"
+        and all(_strides_serve(st, headdim, dtype.itemsize, aligned) for st in (strides, strides_k, strides_v))
     ):
         return None
-    place = where(stage, _dtype_name(dtype))
-    if not place or device.type != place.device or stage.capability.backend == "numpy":
+    return _Layout(
+        sizes=(batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim),
+        strides=(*strides[:3], *strides_k[:3], *strides_v[:3]),
+        out_strides=(seqlen_q * nheads * headdim, nheads * headdim, headdim, 1),
+        lse=(batch, nheads, seqlen_q),
+        lse_strides=(nheads * seqlen_q, seqlen_q, 1),
+        scale=headdim**-0.5,
+        dtype=_dtype_name(dtype),
+        device=device.type,
+        gpu=device.index if device.type == "cuda" else None,
+    )
+
+
+def _as_it_is(stage: Stage, q, k, v, causal, softmax_scale, out, lse, aligned: bool) -> Call | None:
+    """The call, if there is nothing to convert, to copy, to pad or to refuse; None: `prepare` has to look closer.
+
+    Most calls are like that, and the host's time for one is what a short attention takes. So what depends on the
+    layout alone is remembered, nothing is put into words, and whatever is out of the ordinary is left to `prepare`:
+    what passes here passes there.
+    """
+    if not (type(q) is type(k) is type(v) is torch.Tensor and type(causal) is bool):
+        return None
+    dtype, device, shape = q.dtype, q.device, q.shape
+    tensors = (shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), dtype, k.dtype, v.dtype, device, k.device)
+    layout = _layout(stage, aligned, *tensors, v.device)
+    if layout is None:
+        return None
+    place = where(stage, layout.dtype)
+    if not place or layout.device != place.device:
         return None
     if softmax_scale is None:
-        softmax_scale = headdim**-0.5
+        softmax_scale = layout.scale
     elif type(softmax_scale) is not float or not 0 < softmax_scale < math.inf:
         return None
-    if not (_is_dense(q, aligned) and _is_dense(k, aligned) and _is_dense(v, aligned)):
+    if aligned and (q.data_ptr() | k.data_ptr() | v.data_ptr()) % 16:
         return None
     if q.requires_grad or k.requires_grad or v.requires_grad:
         q, k, v = q.detach(), k.detach(), v.detach()
+    is_here = layout.gpu is not None and layout.gpu == _current_gpu()
     if out is None:
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    elif not (
+        out = _empty(shape, layout.out_strides, dtype, device, is_here)
+        strides = layout.out_strides[:3]
+    elif (
         type(out) is torch.Tensor
         and out.shape == shape
         and out.dtype == dtype
         and out.device == device
         and _is_dense(out, aligned=True)  # and so not expanded
     ):
+        strides = out.stride()[:3]
+    else:
         return None
     if lse is None:
-        lse = torch.empty(batch, nheads, seqlen_q, dtype=torch.float32, device=device)
+        lse = _empty(layout.lse, layout.lse_strides, torch.float32, device, is_here)
     elif not (
         type(lse) is torch.Tensor
-        and lse.shape == (batch, nheads, seqlen_q)
+        and lse.shape == layout.lse
         and lse.dtype == torch.float32
         and lse.device == device
         and lse.is_contiguous()
     ):
         return None
-    return Call(q, k, v, out, lse, causal, softmax_scale, place, (out, lse), ())
+    strides = layout.strides + strides
+    return Call(q, k, v, out, lse, causal, softmax_scale, place, (out, lse), (), strides, is_here, layout.sizes)
+
+
+def _empty(shape, strides, dtype: torch.dtype, device: torch.device, is_here: bool) -> torch.Tensor:
+    """is_here: `device` is the current GPU."""
+    if is_here and _empty_on_current_gpu is not None:
+        return _empty_on_current_gpu(shape, strides, dtype)
+    return torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
 
 def _prepare_numpy(q, k, v, out, lse, causal, scale, place, result) -> Call:
@@ -310,15 +378,19 @@ def _check_devices(stage: Stage, place: Where, tensors: dict, as_numpy: bool) ->
 
 def _is_dense(t: torch.Tensor, aligned: bool) -> bool:
     """Whether a kernel can address `t` by its strides, the last of which it takes to be 1."""
-    batch, row, head, last = t.stride()
-    if last != 1 and t.shape[3] > 1:
+    at = not aligned or t.data_ptr() % 16 == 0
+    return at and _strides_serve(t.stride(), t.shape[3], t.element_size(), aligned)
+
+
+def _strides_serve(strides: tuple[int, ...], headdim: int, itemsize: int, aligned: bool) -> bool:
+    """`_is_dense`, wherever the tensor begins. strides: in elements; itemsize: bytes of an element."""
+    batch, row, head, last = strides
+    if last != 1 and headdim > 1:
         return False
     if not aligned:
         return True
-    if batch == 0 or row == 0 or head == 0:
-        return False
     # Multiples of 16 are what has no bit below the fifth; element sizes are powers of two, so that holds for the union.
-    return ((batch | row | head) * t.element_size() | t.data_ptr()) % 16 == 0
+    return batch != 0 and row != 0 and head != 0 and (batch | row | head) * itemsize % 16 == 0
 
 
 def _operand(t: torch.Tensor, headdim: int, device: str, aligned: bool) -> torch.Tensor:

@@ -62,6 +62,7 @@ AFTER_CALLS = 8  # of the same strides, a specialisation for them begins to comp
 _specialise: contextvars.ContextVar[str | None] = contextvars.ContextVar("specialise", default=None)
 _seen: collections.Counter = collections.Counter()
 _compiling: dict[tuple, concurrent.futures.Future] = {}
+_compiled: dict[tuple, int] = {}  # what came of it: to ask a future takes longer
 _compiler = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="specialise")
 
 
@@ -84,8 +85,12 @@ def specialise(when: str):
 
 def static_strides(call: Call) -> tuple[str, str] | None:
     """The row strides of Q and of K and V as template arguments; None: K's and V's differ, or one is too large."""
-    q_row, k_row = call.q.stride(1), call.k.stride(1)
-    return (str(q_row), str(k_row)) if call.v.stride(1) == k_row < 2**31 > q_row else None
+    return _static_strides(*call.strides[1:8:3])
+
+
+@functools.lru_cache(maxsize=1024)
+def _static_strides(q_row: int, k_row: int, v_row: int) -> tuple[str, str] | None:
+    return (str(q_row), str(k_row)) if v_row == k_row < 2**31 > q_row else None
 
 
 def _specialised(key: tuple) -> int | None:
@@ -95,13 +100,19 @@ def _specialised(key: tuple) -> int | None:
         return _kernel(*key)
     if when == "never":
         return None
+    kernel = _compiled.get(key)
+    if kernel is not None:
+        return kernel
     compiling = _compiling.get(key)
     if compiling is None:
         _seen[key] += 1
         if _seen[key] < AFTER_CALLS:
             return None
         compiling = _compiling[key] = _compiler.submit(_kernel, *key)
-    return compiling.result() if compiling.done() else None
+    if not compiling.done():
+        return None
+    kernel = _compiled[key] = compiling.result()
+    return kernel
 
 
 # ---- launching ------------------------------------------------------------------------------------------------------
@@ -152,7 +163,7 @@ def _params(call: Call) -> tuple:
     q, k, v, out = call.q, call.k, call.v, call.out
     return (
         *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), call.lse.data_ptr()),
-        *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
+        *call.strides,
         *(call.nheads, call.nheads_k, call.seqlen_q, call.seqlen_k),
         call.softmax_scale,
     )

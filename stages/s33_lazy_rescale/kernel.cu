@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
     }
 
     // The online softmax, as in s02, for two rows a thread and m-tile; a row's maximum is spread over four lanes, a quad.
-    float m_new[M][2];
+    float m_new[M][2];  // of this thread's columns; of the row where O is rescaled
     bool rescale = FIRST;
 #pragma unroll
     for (int i = 0; i < M; i++) {
@@ -188,19 +188,19 @@ __global__ void __launch_bounds__(TILES::THREADS, TILES::BLOCKS) attention_kerne
             m_new[i][r] = fmaxf(m_new[i][r], S[i][n][r * 2 + e]);  // the scale is positive: maximum and scaling commute
           }
         }
-        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));
-        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));
         // BEGIN SOLUTION when: any m does in exp2(S·c - m·c), if only no P overflows; and NaN > 8, from -inf - -inf, is false
         if (!FIRST) rescale |= (m_new[i][r] - m[i][r]) * c > MAX_GROWTH;
         // END SOLUTION
       }
     }
-    // BEGIN SOLUTION rescale: one vote of the warp, so that none of its lanes goes another way
+    // BEGIN SOLUTION rescale: one vote of the warp, so that no lane goes another way; a quad shares its maxima only here
     if (FIRST || vote_any(rescale)) {
 #pragma unroll
       for (int i = 0; i < M; i++) {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
+          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));
+          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));
           if (FIRST) {
             l[i][r] = 0.f;
           } else {

@@ -1,7 +1,9 @@
-"""What a recorded ablation says of each toggle: how much faster the kernel is with it, if that exceeds the spread."""
+"""What a recorded ablation says of each toggle: how much faster the kernel is with it, if that can be told."""
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 
 from tools import results
@@ -11,6 +13,7 @@ from tools.bench.shapes import Shape
 from tools.results import NoData
 
 NONE = "none"
+RESOLUTION = 0.002  # twice what two copies of one kernel were seen to differ by
 IDEAS = {toggle.name: toggle.idea for toggle in TOGGLES} | {COPY: "nothing: a second copy of the kernel"}
 
 
@@ -22,25 +25,38 @@ def load(path) -> results.Results:
     return file
 
 
-def gain(unchanged: dict, variant: dict) -> float:
-    """The change of throughput, as a fraction: 0.02 is 2 % faster than unchanged."""
-    return unchanged["ms_median"] / variant["ms_median"] - 1
+def ratios(unchanged: dict, variant: dict) -> list[float]:
+    """How many times the unchanged kernel's throughput the variant has, round by round.
 
-
-def margin(unchanged: dict, variant: dict) -> float:
-    """What a difference has to exceed to be one: the larger of the two spreads, as a fraction of the time.
-
-    A record's spread: its 90th percentile less its 10th, over its median.
+    A GPU's clock moves by several percent from second to second, and by hardly anything within a round, in which every
+    variant is sampled once. Raises NoData when the rounds do not pair.
     """
-    return max(results.spread(unchanged), results.spread(variant))
+    pairs = unchanged["ms_samples"], variant["ms_samples"]
+    if len(pairs[0]) != len(pairs[1]):
+        raise NoData(f"{variant['name']} has {len(pairs[1])} samples, the unchanged kernel {len(pairs[0])}")
+    return [theirs / ours for theirs, ours in zip(*pairs)]
+
+
+def gain(unchanged: dict, variant: dict) -> float:
+    """The change of throughput, as a fraction: 0.02 is 2 % faster than unchanged. The median of the rounds."""
+    return statistics.median(ratios(unchanged, variant)) - 1
+
+
+def interval(unchanged: dict, variant: dict) -> tuple[float, float]:
+    """Where the true median change lies, 99 times of 100, whatever the samples' distribution: between two of the rounds
+    in order, with ranks between which a fair coin's heads lie that often."""
+    ordered = sorted(ratios(unchanged, variant))
+    low = max(0, math.floor(len(ordered) / 2 - 2.576 * math.sqrt(len(ordered)) / 2))
+    return ordered[low] - 1, ordered[-1 - low] - 1
 
 
 def cell(unchanged: dict, variant: dict) -> str:
-    """ "+2.1 %", "none" within the spread, or "failed"."""
+    """ "+2.1 %"; "none" for less than RESOLUTION, or where the interval does not tell faster from slower; "failed"."""
     if not results.is_timed(variant):
         return "failed"
     change = gain(unchanged, variant)
-    return f"{100 * change:+.1f} %" if abs(change) > margin(unchanged, variant) else NONE
+    low, high = interval(unchanged, variant)
+    return f"{100 * change:+.1f} %" if abs(change) >= RESOLUTION and (low > 0 or high < 0) else NONE
 
 
 def choose(files: Sequence[results.Results], device: str = "") -> results.Results:
@@ -54,7 +70,9 @@ def choose(files: Sequence[results.Results], device: str = "") -> results.Result
 
 
 def rows(records: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): one row a variant in the order of the file, one column a shape; the last row is the spread.
+    """(header, rows): one row a variant in the order of the file, one column a shape.
+
+    The last row is by how much the unchanged kernel's own samples differ, from the 10th percentile to the 90th.
 
     Raises NoData when a shape has no timed record of the unchanged kernel.
     """
@@ -71,5 +89,5 @@ def rows(records: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
             cells = (cell(there[UNCHANGED], there[name]) if name in there else "–" for there in by_shape.values())
             body.append([name, idea, *cells])
     spreads = (f"{100 * results.spread(there[UNCHANGED]):.1f} %" for there in by_shape.values())
-    body.append([UNCHANGED, "the spread of the kernel as it is", *spreads])
+    body.append([UNCHANGED, "how far its samples lie apart", *spreads])
     return header, body

@@ -175,7 +175,7 @@ TOGGLES = (
         "the exponentials of 16 keys right before their part of P V, in place of all of them first",
         "While the tensor cores multiply by one slice of P, the other units could compute the next.",
         kernel=(
-            ("    float m_new[M][2];\n", "    float m_new[M][2], m_c[M][2];\n"),
+            ("    float m_new[M][2];  // of this", "    float m_c[M][2];\n    float m_new[M][2];  // of this"),
             (
                 "        const float m_c = m[i][r] == -INFINITY ? 0.f : m[i][r] * c;"
                 "  // no key seen yet: -inf - -inf would be NaN\n"
@@ -228,21 +228,20 @@ TOGGLES = (
         ),
     ),
     Toggle(
-        "local_maximum",
-        "a lane compares with its own columns' maximum; the quad exchanges maxima only when the warp rescales",
-        "Nobody needs the row's maximum until O is rescaled: eight shuffles a tile and their waits.",
+        "row_maximum",
+        "a quad shares its maxima at every K/V tile, as in s32, in place of only where the warp rescales",
+        "What s33 saves besides: nobody needs the row's maximum until O is rescaled. Two shuffles a row, and waits.",
         kernel=(
             (
-                "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));\n"
-                "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n",
+                "          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));\n"
+                "          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n",
                 "",
             ),
             (
-                "        for (int r = 0; r < 2; r++) {\n          if (FIRST) {\n",
-                "        for (int r = 0; r < 2; r++) {\n"
-                "          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));\n"
-                "          m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n"
-                "          if (FIRST) {\n",
+                "        // BEGIN SOLUTION when",
+                "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));\n"
+                "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n"
+                "        // BEGIN SOLUTION when",
             ),
         ),
     ),
