@@ -17,7 +17,7 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab check emulate diff bench autotune plots notebooks sass inject profile ablate mutants doctor lint format clean venv
+.PHONY: help demo test lab check emulate diff bench autotune plots notebooks sass inject profile ablate mutants docs doctor lint format clean venv
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +88,9 @@ ablate: $(SETUP) ## Time small changes of the last CUDA kernel, one at a time (A
 
 mutants: $(SETUP) ## Prove that the suite bites: planted bugs, each of which has to fail it
 	@$(PY) -m pytest tests/test_mutants.py -q -n auto --maxprocesses=16 $(PYTEST_ARGS)
+
+docs: $(SETUP) ## Build the book, offline HTML, into build/docs
+	@$(PY) -m docs $(DOCS_ARGS)
 
 doctor: ## Say what this machine has, which stages run where on it, and how to get the rest
 	@$(DOCTOR_PY) -m tools.doctor
