@@ -7,8 +7,8 @@
     python -m tools.assignment batch ps1 FOLDER   a folder of them, to OUT/grades.csv and a page each
     python -m tools.assignment show RESULTS       a results.json in Markdown
 
-The hidden cases of `grade` and `batch` are drawn from the secret of the last build (dist/NAME/secret.txt, or secret.txt in
-an unpacked autograder); ASSIGNMENT_SECRET in the environment is another one.
+The hidden cases of `grade` and `batch` are drawn from the secret of the last build (dist/NAME/secret.txt, or
+secret.txt in an unpacked autograder); ASSIGNMENT_SECRET in the environment is another one.
 
 Exit codes: 0 done (`grade`: every test that could be graded passed); 1 not so; 2 wrong arguments; 130 interrupted.
 """
@@ -24,16 +24,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-# Before NumPy: a grader beside others computes on one processor.
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
-
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tools.assignment.definition import ROOT, Assignment, DefinitionError, load, names
+from tools.assignment.definition import ROOT, DefinitionError, load, names
 from tools.assignment.strip import StripError
 
 

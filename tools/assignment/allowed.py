@@ -37,8 +37,9 @@ MODULES = {
 NOT_OF_NUMPY = {
     "ctypeslib", "lib", "load", "save", "savez", "savez_compressed", "fromfile", "tofile", "memmap", "testing", "f2py",
     "core", "_core", "distutils", "DataSource", "loadtxt", "savetxt", "genfromtxt", "fromregex", "show_config",
-    "open_memmap", "info", "source", "lookfor", "rec", "ma", "polynomial", "compat", "random", "getbufsize", "fft", "char",
-    "strings", "typing", "exceptions", "dtypes", "emath", "matlib", "matrixlib", "version", "array_api", "frompyfunc",
+    "open_memmap", "info", "source", "lookfor", "rec", "ma", "polynomial", "compat", "random", "getbufsize", "fft",
+    "char", "strings", "typing", "exceptions", "dtypes", "emath", "matlib", "matrixlib", "version", "array_api",
+    "frompyfunc",
 }  # fmt: skip
 # Of torch: what makes room for results. Nothing that computes.
 OF_TORCH = {
@@ -68,10 +69,10 @@ NO_ATTRIBUTE = {
 ONLY_TRITON = {"tolist", "item", "numpy", "softmax", "logsumexp", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"}
 PREFIXES = ("f_", "tb_", "gi_", "cr_", "co_", "ag_", "func_", "_")
 BUILTINS = {
-    "abs", "all", "any", "bool", "dict", "divmod", "enumerate", "filter", "float", "int", "isinstance", "len", "list", "map",
-    "max", "min", "pow", "print", "range", "reversed", "round", "set", "slice", "sorted", "str", "sum", "tuple", "zip",
-    "True", "False", "None", "ValueError", "TypeError", "AssertionError", "NotImplementedError", "ZeroDivisionError",
-    "RuntimeError", "frozenset", "repr", "Exception",
+    "abs", "all", "any", "bool", "dict", "divmod", "enumerate", "filter", "float", "int", "isinstance", "len", "list",
+    "map", "max", "min", "pow", "print", "range", "reversed", "round", "set", "slice", "sorted", "str", "sum", "tuple",
+    "zip", "True", "False", "None", "ValueError", "TypeError", "AssertionError", "NotImplementedError",
+    "ZeroDivisionError", "RuntimeError", "frozenset", "repr", "Exception",
 }  # fmt: skip
 BUILTIN_NAMES = frozenset(dir(builtins))
 
@@ -229,11 +230,12 @@ COMMENTS = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 STRINGS = re.compile(r'"(\\.|[^"\\\n])*"')
 # Words that a kernel has no use for: the host's library, the compiler's back doors, the emulator's own names.
 NO_WORD = {
-    "asm", "__asm__", "system", "popen", "fork", "exec", "execl", "execv", "execve", "fopen", "open", "write", "read", "mmap",
-    "munmap", "mprotect", "syscall", "dlopen", "dlsym", "getenv", "std", "printf", "fprintf", "exit", "_exit", "abort",
-    "kill", "signal", "raise", "socket", "emulator", "emu", "FILE", "environ", "goto", "new", "delete", "malloc", "free",
-    "memcpy", "memset", "memmove", "thread_local", "throw", "try", "catch", "operator", "attribute", "__attribute__",
-    "reinterpret_cast", "const_cast", "dynamic_cast", "friend", "virtual", "union", "alignas", "volatile",
+    "asm", "__asm__", "system", "popen", "fork", "exec", "execl", "execv", "execve", "fopen", "open", "write", "read",
+    "mmap", "munmap", "mprotect", "syscall", "dlopen", "dlsym", "getenv", "std", "printf", "fprintf", "exit", "_exit",
+    "abort", "kill", "signal", "raise", "socket", "emulator", "emu", "FILE", "environ", "goto", "new", "delete",
+    "malloc", "free", "memcpy", "memset", "memmove", "thread_local", "throw", "try", "catch", "operator", "attribute",
+    "__attribute__", "reinterpret_cast", "const_cast", "dynamic_cast", "friend", "virtual", "union", "alignas",
+    "volatile",
 }  # fmt: skip
 
 

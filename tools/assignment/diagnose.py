@@ -4,6 +4,7 @@ Each mistake is attention in float64 with one thing done wrong. A result that eq
 answer, was most likely made by it; the student is told the mistake, not the numbers.
 """
 
+# ruff: noqa: E741  (the papers' symbols)
 from __future__ import annotations
 
 import math

@@ -3,6 +3,7 @@
 Each is `name(rng, options) -> [Question]`; expected values are computed here, in float64, and stay here.
 """
 
+# ruff: noqa: E741  (the papers' symbols)
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -73,7 +74,8 @@ def _step(O, m, l, S, V, keep="O l"):
 
 
 def online_softmax_step(rng, options) -> list[Question]:
-    """state: "new" (no key seen yet), "growing" (the tile raises the maximum), "mixed", "masked" (rows without keys)."""
+    """state: "new" (no key seen yet), "growing" (the tile raises the maximum in every row), "mixed" (in some), "masked"
+    (some rows have no key in the tile, some have seen none at all)."""
     state = options.get("state", "mixed")
     questions = []
     for _ in range(int(options.get("count", 3))):

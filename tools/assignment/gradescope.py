@@ -18,12 +18,12 @@ VISIBILITY = ("hidden", "after_due_date", "after_published", "visible")
 FORMATS = ("text", "html", "simple_format", "md", "ansi")
 TOP = {
     "score": float, "execution_time": float, "output": str, "output_format": FORMATS, "test_output_format": FORMATS,
-    "test_name_format": FORMATS, "visibility": VISIBILITY, "stdout_visibility": VISIBILITY, "extra_data": dict, "tests": list,
-    "leaderboard": list,
+    "test_name_format": FORMATS, "visibility": VISIBILITY, "stdout_visibility": VISIBILITY, "extra_data": dict,
+    "tests": list, "leaderboard": list,
 }  # fmt: skip
 TEST = {
-    "score": float, "max_score": float, "status": ("passed", "failed"), "name": str, "name_format": FORMATS, "number": str,
-    "output": str, "output_format": FORMATS, "tags": list, "visibility": VISIBILITY, "extra_data": dict,
+    "score": float, "max_score": float, "status": ("passed", "failed"), "name": str, "name_format": FORMATS,
+    "number": str, "output": str, "output_format": FORMATS, "tags": list, "visibility": VISIBILITY, "extra_data": dict,
 }  # fmt: skip
 LEADERBOARD = {"name": str, "value": (float, str), "order": ("asc", "desc")}
 OUTPUT_CHARACTERS = 6000

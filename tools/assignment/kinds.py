@@ -24,10 +24,10 @@ from tools.check import ADVICE, NOT_WRITTEN
 # What torch may do in a call: make room, copy, look at the same memory another way.
 TORCH_OPS = {
     "detach", "alias", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "zeros", "zeros_like",
-    "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill_", "zero_", "copy_", "_to_copy",
-    "clone", "view", "_unsafe_view", "reshape", "_reshape_alias", "as_strided", "slice", "select", "transpose", "permute",
-    "t", "expand", "unsqueeze", "squeeze", "unbind", "split", "constant_pad_nd", "lift_fresh", "_local_scalar_dense",
-    "contiguous", "is_pinned", "set_", "_pin_memory",
+    "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill_", "zero_", "copy_",
+    "_to_copy", "clone", "view", "_unsafe_view", "reshape", "_reshape_alias", "as_strided", "slice", "select",
+    "transpose", "permute", "t", "expand", "unsqueeze", "squeeze", "unbind", "split", "constant_pad_nd", "lift_fresh",
+    "_local_scalar_dense", "contiguous", "is_pinned", "set_", "_pin_memory",
 }  # fmt: skip
 
 PASSED, WRONG, UNWRITTEN, REFUSED, CRASHED, TIME, MEMORY, MISSING, UNGRADED = (
@@ -124,8 +124,8 @@ def failure(context: Context, error, log: str) -> Failed:
         return Failed(CRASHED, f"{kind}: {_tail(text, 3)}{place}", text, log)
     if kind == "MemoryError" or "DefaultCPUAllocator" in text:
         return Failed(MEMORY, f"it asked for more memory than there is{place}", text, log)
-    message = f"{kind} was raised{place}\nThe text is not shown, since it may quote hidden inputs: `python check.py` shows it, where it comes up there."
-    return Failed(CRASHED, message, text, log)
+    advice = "The text is not shown, since it may quote hidden inputs; `python check.py` shows what comes up there."
+    return Failed(CRASHED, f"{kind} was raised{place}\n{advice}", text, log)
 
 
 def _tail(text: str, n: int) -> str:
@@ -158,7 +158,7 @@ def attention_call(job: Job, context: Context, case: Case, again: bool = False, 
 
 
 def results(call: dict, case: Case, out: bytes) -> list[tuple]:
-    """(out, lse, intact) of each run of a call, from the bytes that came back. Raises Failed if they are not all there."""
+    """(out, lse, intact) of each run of a call, from the bytes that came back. Raises Failed if some are missing."""
     shapes = (
         ((case.batch, case.seqlen_q, case.nheads, case.headdim), getattr(torch, case.dtype)),
         ((case.batch, case.nheads, case.seqlen_q), torch.float32),
@@ -403,7 +403,7 @@ def emulator(context: Context) -> Outcome:
 
 
 def work(context: Context, case: Case) -> dict[str, int]:
-    """Instructions that the stage's products cannot do without, for a case without a mask: fragments loaded, products."""
+    """Instructions that the stage's products cannot do without, for a case without a mask."""
     tiles, d = context.stage.tiles, context.stage.capability.padded_headdim(case.headdim)
     Br, Bc, warps = tiles["Br"], tiles["Bc"], tiles["num_warps"]
     blocks = case.batch * case.nheads * -(-case.seqlen_q // Br) * warps
@@ -429,8 +429,8 @@ def _conflicts(context: Context, report: dict, case: Case) -> Outcome:
         return Outcome(PASSED, "No bank conflict.", values=values)
     first = report["conflicts"][0]
     text = (
-        f"{conflicts:,} bank conflicts, the first in line {first['line']}: an {first['op']} whose rows meet in one bank "
-        f"up to {first['ways']} times. Eight rows, one chunk of each, have to lie in eight different places of 128 bytes."
+        f"{conflicts:,} bank conflicts, the first in line {first['line']}: {first['op']}, up to {first['ways']} in one "
+        "bank. Eight rows, one chunk of each, have to lie in eight different places of 128 bytes."
     )
     return Outcome(WRONG, text, values=values)
 

@@ -1,4 +1,4 @@
-"""Whether a handout gives a solution away: no distinctive line of one may be in any of its files, white space folded."""
+"""Whether a handout gives a solution away: no distinctive line of one may be in any of its files."""
 
 from __future__ import annotations
 

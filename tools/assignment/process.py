@@ -179,8 +179,8 @@ class Worker:
 
     def _environment(self) -> dict[str, str]:
         """Only what the libraries need: no secrets of the grader's own environment."""
-        kept = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_PATH", "CUDA_HOME", "TMPDIR", "CXX", "CUDA_EMULATE",
-                "TRITON_INTERPRET", "XDG_CACHE_HOME", "LANG", "EMULATOR_CACHE")  # fmt: skip
+        kept = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_PATH", "CUDA_HOME", "TMPDIR", "CXX",
+                "CUDA_EMULATE", "TRITON_INTERPRET", "XDG_CACHE_HOME", "LANG")  # fmt: skip
         environment = {name: os.environ[name] for name in kept if name in os.environ}
         threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         return {**environment, **threads, "HOME": os.environ.get("HOME", str(self.scratch)), "PYTHONHASHSEED": "0",

@@ -20,7 +20,7 @@ from tools.assignment.leaks import leaks
 
 
 def problems(assignment: Assignment, built: Path, say: Callable[[str], None] = lambda line: None) -> list[str]:
-    """What is wrong with the products in `built`; empty when nothing is. The zips are what is tried, not the folders."""
+    """What is wrong with the products in `built`; empty when nothing is. It is the zips that are tried."""
     found = []
     for what, check in (
         ("only earlier stages ship", only_earlier),

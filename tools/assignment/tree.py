@@ -68,6 +68,8 @@ def handout(assignment: Assignment, to: Path) -> None:
     copy(ROOT, shipped(assignment), to)
     for stage, path in zip(assignment.stages, assignment.submitted):
         (to / path).write_text(stripped(assignment, stage), encoding="utf-8")
+        card = f"# {stage.short}: {stage.title}\n\n{stage.idea}\n\nYours to write: see README.md of the handout.\n"
+        (to / path).with_name("README.md").write_text(card, encoding="utf-8")
 
 
 def for_worker(assignment: Assignment, to: Path, root: Path = ROOT) -> None:

@@ -102,7 +102,7 @@ def main(argv: list[str]) -> int:
 
 
 def _warm_up() -> None:
-    """What torch loads at the first recorded operation is loaded here, once: it is neither a job's time nor its memory."""
+    """What torch loads at the first recorded operation is loaded once, here: no job's time, and no job's memory."""
     torch.set_num_threads(1)
     from stages.common import contract  # noqa: F401
 

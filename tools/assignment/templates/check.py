@@ -34,7 +34,8 @@ def check_functions(stage: str, folder: str) -> bool:
                 got = getattr(module, example["function"])(*arguments)
         except NotImplementedError as error:
             print(f"{example['function']}: {error}")
-            return False
+            good = False
+            continue
         wrong = []
         for i, (name, value) in enumerate(zip(names, got)):
             right = data[f"{key}_out{i}"]
