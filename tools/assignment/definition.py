@@ -23,7 +23,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "assignments"
-KINDS = ("attention", "function", "memory", "launches", "emulator", "overlap", "speed", "score")
+KINDS = ("attention", "function", "memory", "launches", "emulator", "overlap", "compiled", "speed")
 CASE_FIELDS = {field.name for field in dataclasses.fields(Case)} - {"seed"}
 
 

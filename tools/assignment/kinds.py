@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from reference import Case, judge
 from reference.check import Expected, expect
-from stages.common.where import where
+from stages.common.where import installed, where
 from tools.assignment.definition import Assignment, Task, Test
 from tools.assignment.diagnose import diagnose
 from tools.assignment.functions import FUNCTIONS, answer_problem
 from tools.assignment.hidden import cases, generator
+from tools.assignment.overlap import parse
 from tools.assignment.process import Answer, Job, Worker
 from tools.assignment.tensors import restore
 from tools.assignment.worker import GUARD
@@ -234,7 +237,7 @@ def check_findings(noted: dict) -> None:
 
 def explain(context: Context, case: Case, q, k, v, out, lse, expected: Expected) -> str:
     """What is wrong, by name if it is known, else by what is affected."""
-    tile = context.stage.tiles.get("Bc", 64)
+    tile = context.stage.tile_rows(case.headdim, getattr(torch, case.dtype).itemsize)
     known = diagnose(case, q, k, v, out, lse, tile)
     if known:
         return known
@@ -435,8 +438,129 @@ def _conflicts(context: Context, report: dict, case: Case) -> Outcome:
     return Outcome(WRONG, text, values=values)
 
 
+def overlap(context: Context) -> Outcome:
+    """options.during: of the products of a K/V tile, how many a tile's copies have to travel along with: "some" (those
+    of Q Kᵀ or of P V) or "all" of them. options.barriers: the most __syncthreads for each K/V tile."""
+    job = Job(context.test.seconds)
+    (case,) = drawn(context)
+    if not where(context.stage, case.dtype).kind == "emulator":
+        raise Failed(UNGRADED, "not graded here: it needs the emulator; CUDA_EMULATE=1 makes it run beside a GPU.")
+    question = attention_call(job, context, case)
+    job.calls[0]["overlap"] = True
+    (call,) = context.run(job)
+    problem, note = check_call(context, call, question, context.answer.out)
+    if problem:
+        return Outcome(WRONG, f"The result is wrong: {problem}.", (note,))
+    tiles, d = context.stage.tiles, context.stage.capability.padded_headdim(case.headdim)
+    kv_tiles, warps = -(-case.seqlen_k // tiles["Bc"]), tiles["num_warps"]
+    half = d // 16 * (tiles["Bc"] // 8)  # products of Q Kᵀ, and as many of P V, of a warp in a K/V tile
+    wanted = half if context.test.options["during"] == "some" else 2 * half
+    groups = parse(str(context.answer.data.get("overlap", "")))
+    blocks = case.batch * case.nheads * -(-case.seqlen_q // tiles["Br"])
+    if len(groups) != blocks * warps:
+        return Outcome(REFUSED, "The kernel's copies do not go by cp_async_chunk, cp_async_commit and cp_async_wait.")
+    # Q's group and the first tile's have nothing to travel along with.
+    travelling = [sorted(products)[2:] for products in groups.values()]
+    late = sum(products < wanted for warp in travelling for products in warp)
+    many = sum(map(len, travelling))
+    values = {"groups": many, "late": late}
+    if many < len(groups) * (kv_tiles - 1):
+        return Outcome(REFUSED, "The kernel commits fewer groups of copies than it has K/V tiles.", values=values)
+    if late:
+        during = "at least one of the two products" if wanted == half else "both products of a whole iteration"
+        text = (
+            f"{late} of {many} groups of copies are waited for too early: apart from the first, each is to travel during "
+            f"{during}. Ask for a tile as soon as its place in shared memory is free, and wait as late as you can."
+        )
+        return Outcome(WRONG, text, values=values)
+    most = context.test.options.get("barriers")
+    if most is not None:
+        barriers = int(call["counted"][0]["report"]["counters"].get("__syncthreads", {}).get("instructions", 0))
+        each = barriers / (blocks * warps * kv_tiles)
+        values["barriers"] = round(each, 2)
+        if each > most:
+            return Outcome(WRONG, f"There are {each:.1f} __syncthreads for each K/V tile; allowed: {most:g}.", values=values)
+    return Outcome(PASSED, values=values)
+
+
+# ---- what the compiler makes of it ----------------------------------------------------------------------------------
+
+
+def compiled(context: Context) -> Outcome:
+    """Compiled for a GPU, without one: no spills; values for the leaderboard. options.arch, headdim, dtype, causal;
+    options.per_product: the most instructions of the main loop for each tensor-core product."""
+    if not installed("cupy"):
+        raise Failed(UNGRADED, "not graded here: it needs CuPy and NVRTC, which are not installed.")
+    from tools.edited import edited
+    from tools.nvrtc import CompileError
+    from tools.sass import mix, records
+
+    options, disassembler = context.test.options, mix.find_disassembler()
+    if disassembler is None:
+        raise Failed(UNGRADED, "not graded here: no disassembler was found; Triton brings one.")
+    chosen = {"arch": "80", "dtype": "bfloat16", "headdim": 128, "causal": False}
+    chosen = {key: options.get(key, value) for key, value in chosen.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        kernel = Path(folder) / "kernel.cu"
+        kernel.write_text(context.source, encoding="utf-8")
+        try:
+            (one,) = records.instantiations(edited(context.stage, kernel), disassembler, **chosen)
+            record = records.measure(one)
+        except CompileError as error:
+            raise failure(context, {"type": "CompileError", "text": str(error)}, "") from None
+    loop = record["loop"]
+    products = loop["opcodes"].get("HMMA", 0)
+    if not products:
+        return Outcome(REFUSED, "The main loop has no tensor-core product.")
+    each = round(loop["total"] / products, 2)
+    values = {"instructions": loop["total"], "per_product": each, "registers": record["registers"]}
+    if record["spill"]:
+        text = f"{record['spill']} bytes of registers are spilled to memory: too much is held at once."
+        return Outcome(WRONG, text, values=values)
+    most = options.get("per_product")
+    fact = f"{each:g} instructions of the main loop for each product, {record['registers']} registers"
+    if most is not None and each > most:
+        return Outcome(WRONG, f"{fact}; wanted: at most {most:g} instructions.", values=values)
+    return Outcome(PASSED, f"{fact}.", values=values)
+
+
+# ---- speed, on a GPU ------------------------------------------------------------------------------------------------
+
+
+def speed(context: Context) -> Outcome:
+    """TFLOP/s on a GPU, by this process's clock: the time that more calls take, divided by how many more they are.
+
+    options: headdim, seqlen, causal, dtype; tflops, what to reach.
+    """
+    options, rng = context.test.options, generator(context.secret, context.test.number)
+    n, d = options.get("seqlen", 4096), options.get("headdim", 128)
+    causal = options.get("causal", False)
+    case = Case(
+        dtype=options.get("dtype", "bfloat16"), headdim=d, seqlen_q=n, seqlen_k=n, causal=causal, batch=16384 // n,
+        nheads=2048 // d, nheads_k=2048 // d, seed=rng.getrandbits(31),
+    )  # fmt: skip
+    if where(context.stage, case.dtype).kind != "gpu":
+        raise Failed(UNGRADED, "not graded here: only a GPU can show it.")
+    flops = 4 * case.batch * case.nheads * n * n * d * (0.5 if causal else 1)
+    few, many = 20, 20 + int(options.get("calls", 400))
+    times = []
+    for calls in (few, few, many):  # the first compiles
+        job = Job(context.test.seconds)
+        question = attention_call(job, context, case, again=True)
+        job.calls[0]["times"] = calls
+        (call,) = context.run(job)
+        problem, note = check_call(context, call, question, context.answer.out)
+        if problem:
+            return Outcome(WRONG, f"The result is wrong, so its speed does not count: {problem}.", (note,))
+        times.append(context.answer.seconds)
+    tflops = round(flops * 2 * (many - few) / max(times[2] - times[1], 1e-9) / 1e12, 1)
+    values, reached = {"tflops": tflops}, tflops >= options["tflops"]
+    return Outcome(PASSED if reached else WRONG, f"{tflops:g} TFLOP/s; wanted: {options['tflops']:g}.", values=values)
+
+
 KINDS: dict[str, Callable[[Context], Outcome]] = {
-    "attention": attention, "function": function, "memory": memory, "launches": launches, "emulator": emulator,
+    "attention": attention, "function": function, "memory": memory, "launches": launches, "emulator": emulator, "overlap": overlap,
+    "compiled": compiled, "speed": speed,
 }  # fmt: skip
 
 

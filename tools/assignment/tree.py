@@ -17,9 +17,13 @@ FRAME = ("stages/__init__.py", "stages/common")
 CUDA_TOOLS = ("tools/emulator",)
 CHECK_TOOLS = ("tools/__init__.py", "tools/check.py", "tools/regions.py")
 REFERENCE = ("reference",)
-GRADER_TOOLS = ("tools/assignment", "tools/results.py", "tools/bench/__init__.py", "tools/bench/shapes.py")
+GRADER_TOOLS = (
+    "tools/assignment", "tools/results.py", "tools/machine.py", "tools/nvrtc.py", "tools/bench/__init__.py",
+    "tools/bench/shapes.py", "tools/sass/__init__.py", "tools/sass/mix.py", "tools/sass/occupancy.py",
+    "tools/sass/records.py", "tools/edited.py",
+)  # fmt: skip
 WORKER_TOOLS = ("tools/__init__.py", "tools/emulator")
-WORKER_FILES = ("__init__.py", "worker.py", "tensors.py")
+WORKER_FILES = ("__init__.py", "overlap.py", "worker.py", "tensors.py")
 
 
 def files(root: Path, paths: Iterable[str]) -> Iterator[Path]:
