@@ -19,6 +19,8 @@ MISTAKES = {
     "j <= i + seqlen_k - seqlen_q",
     "strict": "the causal mask is off by one: query i sees the key j = i + seqlen_k - seqlen_q too",
     "unmasked": "the causal mask is not applied",
+    "tile mask": "the causal mask counts keys from the start of the tile, not of the sequence",
+    "early stop": "causal: the walk over K and V stops where the Q tile's first row does; its last row sees more",
     "scale ignored": "the caller's softmax_scale is not used",
     "unscaled": "the scores are not multiplied by softmax_scale",
     "tail counted": "keys past the end of a ragged length count as scores of 0; they need a score of -inf",
@@ -26,12 +28,17 @@ MISTAKES = {
     "O not rescaled": "O is not rescaled when the running maximum grows",
     "l not rescaled": "l is not rescaled when the running maximum grows",
     "nothing rescaled": "neither O nor l is rescaled when the running maximum grows",
+    "upside down": "the factor is upside down: what was summed has to shrink by exp(m - m_new)",
+    "max zero": "the running maximum starts at 0: where all scores are far below, everything underflows; start at -inf",
     "last tile": "only the last K/V tile counts: what came before it is overwritten",
     "not divided": "O is not divided by l at the end",
     "heads": "query heads take turns over the key/value heads; head h reads h // (nheads // nheads_k)",
     "first batch": "every batch reads the keys and values of the first",
+    "first K": "every batch reads the keys of the first",
+    "first V": "every batch reads the values of the first",
     "lse max": "lse lacks the maximum: it is m + log l",
     "lse log2": "lse is in base 2; it is a natural logarithm",
+    "lse half": "the logarithm of l is in base 2; it is a natural one",
     "lse sum": "lse is l itself, not its logarithm with the maximum",
     "lse old": "lse has only the maximum: it is m + log l",
 }
@@ -40,10 +47,14 @@ MISTAKES = {
 def diagnose(case: Case, q, k, v, out, lse, tile: int) -> str:
     """The mistake in words, or "". q, k, v: the inputs; out, lse: the student's; tile: rows of a K/V tile."""
     unseen = oracle_lse_is_empty(case)
-    if out.isnan().any() and unseen is not None:
+    if unseen is not None:
         rows = out.isnan().any(dim=3).any(dim=2).any(dim=0)
-        if torch.equal(rows, rows & unseen):
+        if rows.any() and torch.equal(rows, rows & unseen):
             return "rows that see no key give NaN: their maximum is -inf, and -inf - -inf is NaN"
+        if (lse.transpose(1, 2)[:, unseen] != -torch.inf).any():
+            return "rows that see no key have an lse of -inf"
+        if (out[:, unseen] != 0).any():
+            return "rows that see no key have an output of 0"
     for name, text in MISTAKES.items():
         made = mistaken(name, case, q, k, v, tile)
         if made is not None and _close(out, made[0], case) and _close(lse, made[1], case):
@@ -94,24 +105,38 @@ def mistaken(name: str, case: Case, q, k, v, tile: int):
         if not whole or whole == case.seqlen_k:
             return None
         return _softmax(q, k[:, :whole], v[:, :whole], scale, visible[:, :whole])
-    if name in ("O not rescaled", "l not rescaled", "nothing rescaled", "last tile"):
-        return None if case.seqlen_k <= tile else _walk(name, q, k, v, scale, visible, tile)
+    if name in ("tile mask", "early stop"):
+        if not causal or case.seqlen_k <= tile:
+            return None
+        first_row = i // tile * tile
+        wrong = j % tile <= i + shift if name == "tile mask" else visible & (j // tile * tile <= first_row + shift)
+        return _softmax(q, k, v, scale, wrong)
+    if name in ("O not rescaled", "l not rescaled", "nothing rescaled", "upside down", "max zero", "last tile"):
+        if case.seqlen_k <= tile and name != "max zero":
+            return None
+        return _walk(name, q, k, v, scale, visible, tile)
     if name == "heads":
         group = case.nheads // case.nheads_k
         if group == 1 or case.nheads_k == 1:
             return None
         order = torch.arange(case.nheads) % case.nheads_k
         return oracle(q, k[:, :, order], v[:, :, order], causal=causal, softmax_scale=scale)
-    if name == "first batch":
+    if name in ("first batch", "first K", "first V"):
         if case.batch == 1:
             return None
-        return oracle(q, k[:1].expand_as(k), v[:1].expand_as(v), causal=causal, softmax_scale=scale)
+        k = k if name == "first V" else k[:1].expand_as(k)
+        v = v if name == "first K" else v[:1].expand_as(v)
+        return oracle(q, k, v, causal=causal, softmax_scale=scale)
     out, lse = oracle(q, k, v, causal=causal, softmax_scale=scale)
     m = _scores(q, k, scale, visible).amax(dim=3)
     if name == "not divided":
         return out * torch.where(lse == -torch.inf, 0, (lse - m)).exp().transpose(1, 2)[..., None], lse
-    wrong = {"lse max": lse - m, "lse log2": lse / math.log(2), "lse sum": (lse - m).exp(), "lse old": m}[name]
-    return out, wrong
+    log_l = torch.where(lse == -torch.inf, 0, lse - m)
+    wrong = {
+        "lse max": log_l, "lse log2": lse / math.log(2), "lse half": m + log_l / math.log(2), "lse sum": log_l.exp(),
+        "lse old": m,
+    }  # fmt: skip
+    return out, wrong[name]
 
 
 def _scores(q, k, scale, visible):
@@ -127,19 +152,24 @@ def _softmax(q, k, v, scale, visible):
     return torch.einsum("bhij,bjhd->bihd", P, v.repeat_interleave(q.shape[2] // v.shape[2], dim=2)), lse
 
 
+def _exp(x):
+    """As float32 has it: below about -104 there is nothing left."""
+    return torch.where(x < -104, 0, x.exp())
+
+
 def _walk(name, q, k, v, scale, visible, tile):
     """The online softmax, with something left out."""
     S = _scores(q, k, scale, visible)
     v = v.repeat_interleave(q.shape[2] // v.shape[2], dim=2)
     O = torch.zeros(q.shape, dtype=torch.float64).transpose(1, 2)
-    m = torch.full(S.shape[:3], -torch.inf, dtype=torch.float64)
+    m = torch.full(S.shape[:3], 0 if name == "max zero" else -torch.inf, dtype=torch.float64)
     l = torch.zeros_like(m)
     for start in range(0, S.shape[3], tile):
         part = S[..., start : start + tile]
         m_new = torch.maximum(m, part.amax(dim=3))
         m_safe = torch.where(m_new == -torch.inf, 0, m_new)
-        P = (part - m_safe[..., None]).exp()
-        alpha = (m - m_safe).exp()
+        P = _exp(part - m_safe[..., None])
+        alpha = torch.where(m == -torch.inf, 0, m_safe - m).exp() if name == "upside down" else _exp(m - m_safe)
         keep_O = 0 if name == "last tile" else 1 if name in ("O not rescaled", "nothing rescaled") else alpha[..., None]
         keep_l = 0 if name == "last tile" else 1 if name in ("l not rescaled", "nothing rescaled") else alpha
         O = keep_O * O + torch.einsum("bhij,bjhd->bhid", P, v[:, start : start + tile])

@@ -33,13 +33,13 @@ class Answer:
 
     ended: "" when it ran to its end, or "time", "memory", "killed" (a signal, or an early exit).
     data: what its process wrote, not to be trusted; out: the bytes of its results; peak_bytes: the most memory that it
-    held beyond what it started with, as the system counts it.
+    held beyond what it started with, or had at its last pause, as the system counts it; None: the system does not say.
     """
 
     ended: str
     data: dict
     out: bytes
-    peak_bytes: int
+    peak_bytes: int | None
     seconds: float
     log: str = ""
 
@@ -121,7 +121,7 @@ class Worker:
         pid = first.get("pid") if first else None
         if not isinstance(pid, int) or pid <= 1:
             self.stop()
-            return Answer("killed", {}, b"", 0, time.monotonic() - start)
+            return Answer("killed", {}, b"", None, time.monotonic() - start)
         before, peak, ended, status = resident(pid), 0, "", None
         while True:
             line = self._line(time.monotonic() + POLL_S)
@@ -131,6 +131,9 @@ class Worker:
             if self.process.poll() is not None:
                 ended = "killed"
                 break
+            if _state(pid) == "T":  # it waits to be measured from here on
+                before, peak = resident(pid), 0
+                os.kill(pid, signal.SIGCONT)
             peak = max(peak, high_water(pid))
             if peak - before > self.memory_mb * 1_000_000:
                 ended = "memory"
@@ -149,7 +152,7 @@ class Worker:
         if not ended and not isinstance(data.get("calls"), list):
             ended = "killed"
         log = _read(folder / "log.txt", LOG_BYTES).decode(errors="replace")
-        return Answer(ended, data, out, max(0, peak - before), seconds, log)
+        return Answer(ended, data, out, max(0, peak - before) if before and peak else None, seconds, log)
 
     def end_group(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -193,6 +196,12 @@ def _status(pid: int, name: str) -> int:
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def _state(pid: int) -> str:
+    with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
+    return ""
 
 
 def resident(pid: int) -> int:

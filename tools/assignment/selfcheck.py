@@ -88,8 +88,8 @@ def fails_right(assignment: Assignment, built: Path) -> list[str]:
 def scores_all(assignment: Assignment, built: Path) -> list[str]:
     data = run_autograder(built / "autograder.zip", built / "solution")
     found = list(gradescope.problems(data))
-    for result in data["tests"]:
-        if result.get("status") == "failed":
+    for test, result in zip(assignment.tests, data["tests"]):
+        if result.get("status") == "failed" and not test.bonus:  # a bonus may ask for more than the solution gives
             found.append(f"test {result['number']} fails on the solution: {result['output']}")
     return found
 

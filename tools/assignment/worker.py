@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -126,7 +127,6 @@ def _child(folder: Path) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         _limit(job)
-        # A line on the pipe says that the job begins: what was before it does not count to its memory.
         code = _carry_out(job, folder)
     except BaseException:
         with contextlib.suppress(BaseException):
@@ -158,6 +158,8 @@ def _carry_out(job: dict, folder: Path) -> int:
         for call in job["calls"]:
             if call.get("overlap"):
                 _instrument(job, folder)
+            if call.get("pause"):  # until the grader has looked at how much memory is held, and lets go on
+                os.kill(os.getpid(), signal.SIGSTOP)
             answers.append(_call(job, call, blob, out, launches))
             if "error" in answers[-1]:
                 break
