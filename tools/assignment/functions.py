@@ -87,6 +87,8 @@ def online_softmax_step(rng, options) -> list[Question]:
             O, m, l = r.standard_normal((Br, d)), r.standard_normal(Br), r.uniform(1, 5, Br)
         if state == "growing":
             S += 4 + m[:, None] - S.max(axis=1, keepdims=True)
+        if state == "mixed":  # every other row's maximum stays what it was
+            S[::2] += (m - S.max(axis=1) - 1)[::2, None]
         if state == "masked":
             S[::2] = -np.inf
             O[::4], m[::4], l[::4] = 0, -np.inf, 0
