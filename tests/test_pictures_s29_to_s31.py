@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import re
 
+import matplotlib
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from tools.emulator import Settings, missing
 from tools.emulator.run import run
 from tools.lesson.exercises.s33 import PART
 from tools.pictures import address, causal_tiles, instruction_mix, reuse, search, strides
+from tools.plot import style
 
 needs_compiler = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -197,6 +199,9 @@ def test_they_fit_and_can_be_read(tuned):
         "registers": reuse.draw_registers([(label, 64, tiles) for label, tiles in two]),
         **{f"search-{stage}": search.draw(stage, tuned) for stage in ("s31", "s32", "s33")},
     }
+    with matplotlib.rc_context(style.SETTINGS):
+        for fig in drawn.values():
+            fig.draw_without_rendering()
     looks.test_every_picture_fits_and_can_be_read(drawn)
     looks.test_titles_and_footers_do_not_meet_the_axes(drawn)
     assert "9504" in looks.texts(drawn["address-128"])

@@ -77,7 +77,7 @@ def draw_registers(configurations: Sequence[tuple[str, int, Tiles]]) -> canvas.P
         f"{label}, head dim {headdim}, {total}" for (label, headdim, _), total in zip(configurations, sums, strict=True)
     )
     fig = canvas.picture(
-        1.35 + 0.36 * len(configurations),
+        1.75 + 0.33 * len(configurations),
         "What a thread has to hold in registers",
         "A lower bound: addresses, fragments of K and V and everything in between come on top.",
         f"{alt}; {MAX_REGISTERS} are the most that a thread may have.",
