@@ -615,6 +615,30 @@ def test_votes_are_those_of_the_recurrence_whose_result_stays_right(threshold, s
     assert found.share == len(rescaled) / 16
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+    "family, headdim, seqlen_k, causal",
+    [("ramp", 64, 320, False), ("spikes", 64, 320, True), ("activations", 32, 331, False)],
+)  # fmt: skip
+def test_s33_rescales_as_often(family, headdim, seqlen_k, causal):
+    """A quad shares its maxima in a walk's first tile and where it rescales: the emulator counts its shuffles."""
+    shape = {"headdim": headdim, "seqlen_q": 200, "seqlen_k": seqlen_k, "nheads": 2, "nheads_k": 2, "causal": causal}
+    case = Case(dtype="float16", family=family, seed=1, **shape)
+    made, report = get("s33"), run("s33", get("s33"), case, Settings(races=False)).report
+    Br, warps = made.tile_rows(64, 2), made.tiles["num_warps"]
+    q, k, _ = (x.double().numpy() for x in case.inputs())
+    mask = np.where(np.arange(seqlen_k) > np.arange(200)[:, None] + seqlen_k - 200, -np.inf, 0) if causal else 0.0
+    rescaled = 0
+    for head in range(2):
+        S = headdim**-0.5 * (q[0, :, head] @ k[0, :, head].T) + mask
+        found = lazy.votes(S, Br=Br, Bc=made.tiles["Bc"], num_warps=warps)
+        rescaled += found.rescaled.sum()
+    walks = 2 * warps * -(-200 // Br)  # of all blocks' warps: one without a row walks as well, and never rescales
+    in_a_row = 4 * (Br // warps // 16)  # shuffles: two for each of a thread's rows
+    assert report.total("instructions", "shfl") == in_a_row * (2 * walks + rescaled)  # first tile, rescales, the end
+    assert rescaled > 0
+
+
 def test_growth_is_as_rare_as_records_are():
     """Scores drawn alike: a row's maximum grows in the t-th tile, from 0, with probability 1 / (t + 1)."""
     S = np.random.default_rng(0).normal(size=(6000, 40))
@@ -654,7 +678,7 @@ def test_bounds_and_families():
 
 
 def test_lazy_refuses():
-    with pytest.raises(ValueError, match="Br is 64, Bc 64, num_warps 3"):
+    with pytest.raises(ValueError, match="Br is 128, Bc 64, num_warps 3"):
         lazy.votes(np.zeros((4, 4)), num_warps=3)
     with pytest.raises(ValueError, match="threshold is -1"):
         lazy.votes(np.zeros((4, 4)), -1)
@@ -677,9 +701,9 @@ def test_walks_are_drawn_up_to_a_step():
 
 
 def test_the_command_draws_what_is_named(tmp_path, capsys):
-    assert command.main(["--out", str(tmp_path / "a"), "filmstrip", "step"]) == 0
+    assert command.main(["--out", str(tmp_path / "a"), "swizzle-table", "step"]) == 0
     written = {path.name for path in (tmp_path / "a").iterdir()}
-    assert written == {f"{name}.{suffix}" for name in ("filmstrip", "step") for suffix in ("png", "svg")}
+    assert written == {f"{name}.{suffix}" for name in ("swizzle-table", "step") for suffix in ("png", "svg")}
     assert capsys.readouterr().out.count("\n") == 4
     assert command.main(["--list"]) == 0
     assert capsys.readouterr().out.split() == list(CATALOGUE)
@@ -690,9 +714,9 @@ def test_the_command_says_what_it_cannot_draw(tmp_path, capsys, monkeypatch):
         raise results.NoData("nothing was measured")
 
     monkeypatch.setitem(CATALOGUE, "step", lacking)
-    assert command.main(["--out", str(tmp_path), "step", "filmstrip"]) == 1
+    assert command.main(["--out", str(tmp_path), "step", "swizzle-table"]) == 1
     assert "step is not drawn: nothing was measured" in capsys.readouterr().err
-    assert (tmp_path / "filmstrip.png").exists()
+    assert (tmp_path / "swizzle-table.png").exists()
     (tmp_path / "file").write_text("")
     for wrong, says in ((["fresco"], "NAME: 'fresco'"), (["--out", str(tmp_path / "file")], "argument --out")):
         with pytest.raises(SystemExit) as exit_:
@@ -761,7 +785,7 @@ def test_pictures_are_the_same_every_time(tmp_path):
     written = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        written.append([path.read_bytes() for path in style.save(traversal.draw(), folder, "x")])
+        written.append([path.read_bytes() for path in style.save(causal_tiles.draw(), folder, "x")])
     assert written[0] == written[1]
 
 

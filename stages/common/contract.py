@@ -35,6 +35,11 @@ MAX_GRID = 65535
 
 _HERE = contextlib.nullcontext()
 
+# Without a public name, and much faster than what has one; the second is what compiled PyTorch code allocates with: on
+# the current GPU, from (shape, strides, dtype).
+_current_gpu = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+_empty_on_current_gpu = getattr(getattr(torch._C._dynamo, "guards", None), "_empty_strided_cuda", None)
+
 
 @dataclass
 class Call:
@@ -43,7 +48,7 @@ class Call:
     q, k, v, out: torch tensors (NumPy arrays for a NumPy stage), head dim padded to one that the stage has;
     lse: float32. `headdim` is the padded one, `softmax_scale` that of the unpadded. The sizes are read off q and k
     once: a tensor's answer for its shape takes longer than an attribute. strides: of q, k, v and out, in elements, for
-    each (batch, row, head); empty for a NumPy stage.
+    each (batch, row, head); empty for a NumPy stage. is_here: the tensors are known to be on the current GPU.
     """
 
     q: torch.Tensor | np.ndarray
@@ -57,6 +62,7 @@ class Call:
     _result: tuple  # (out, lse) as the caller gets them
     _copy_back: list | tuple  # (to, from) pairs of torch tensors, for what the kernel could not write in place
     strides: tuple[int, ...] = ()
+    is_here: bool = False
     sizes: InitVar[tuple[int, ...] | None] = None
     batch: int = field(init=False)
     seqlen_q: int = field(init=False)
@@ -75,8 +81,9 @@ class Call:
 
     def on_device(self):
         """A context in which kernels are launched on the inputs' GPU, which need not be the current one."""
-        elsewhere = self.where.kind == "gpu" and self.q.device.index != torch.cuda.current_device()
-        return torch.cuda.device(self.q.device) if elsewhere else _HERE
+        if self.is_here or self.where.kind != "gpu" or self.q.device.index == torch.cuda.current_device():
+            return _HERE
+        return torch.cuda.device(self.q.device)
 
     def finish(self) -> tuple:
         """(out, lse) as the caller wants them: in its own buffers if given, unpadded, NumPy if NumPy came in."""
@@ -142,17 +149,19 @@ def prepare(stage: Stage, q, k, v, *, causal=False, softmax_scale=None, out=None
 class _Layout:
     """What shapes, strides, dtype and device of q, k and v say of a call, once for all the calls that share them.
 
-    sizes: batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim. strides: of q, k and v, as Call has them; own: those of
-    an out that is allocated. lse: its shape.
+    sizes: batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim. strides: of q, k and v, as Call has them. out_strides,
+    lse, lse_strides: of an out that is allocated, and of lse, which has that shape. device: its type; gpu: its index.
     """
 
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
-    own: tuple[int, int, int]
+    out_strides: tuple[int, int, int, int]
     lse: tuple[int, int, int]
+    lse_strides: tuple[int, int, int]
     scale: float
     dtype: str
     device: str
+    gpu: int | None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -182,11 +191,13 @@ def _layout(
     return _Layout(
         sizes=(batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim),
         strides=(*strides[:3], *strides_k[:3], *strides_v[:3]),
-        own=(seqlen_q * nheads * headdim, nheads * headdim, headdim),
+        out_strides=(seqlen_q * nheads * headdim, nheads * headdim, headdim, 1),
         lse=(batch, nheads, seqlen_q),
+        lse_strides=(nheads * seqlen_q, seqlen_q, 1),
         scale=headdim**-0.5,
         dtype=_dtype_name(dtype),
         device=device.type,
+        gpu=device.index if device.type == "cuda" else None,
     )
 
 
@@ -215,8 +226,10 @@ def _as_it_is(stage: Stage, q, k, v, causal, softmax_scale, out, lse, aligned: b
         return None
     if q.requires_grad or k.requires_grad or v.requires_grad:
         q, k, v = q.detach(), k.detach(), v.detach()
+    is_here = layout.gpu is not None and layout.gpu == _current_gpu()
     if out is None:
-        out, strides = torch.empty_like(q, memory_format=torch.contiguous_format), layout.own
+        out = _empty(shape, layout.out_strides, dtype, device, is_here)
+        strides = layout.out_strides[:3]
     elif (
         type(out) is torch.Tensor
         and out.shape == shape
@@ -228,7 +241,7 @@ def _as_it_is(stage: Stage, q, k, v, causal, softmax_scale, out, lse, aligned: b
     else:
         return None
     if lse is None:
-        lse = torch.empty(*layout.lse, dtype=torch.float32, device=device)  # a tuple takes half as long again
+        lse = _empty(layout.lse, layout.lse_strides, torch.float32, device, is_here)
     elif not (
         type(lse) is torch.Tensor
         and lse.shape == layout.lse
@@ -238,7 +251,14 @@ def _as_it_is(stage: Stage, q, k, v, causal, softmax_scale, out, lse, aligned: b
     ):
         return None
     strides = layout.strides + strides
-    return Call(q, k, v, out, lse, causal, softmax_scale, place, (out, lse), (), strides, layout.sizes)
+    return Call(q, k, v, out, lse, causal, softmax_scale, place, (out, lse), (), strides, is_here, layout.sizes)
+
+
+def _empty(shape, strides, dtype: torch.dtype, device: torch.device, is_here: bool) -> torch.Tensor:
+    """is_here: `device` is the current GPU."""
+    if is_here and _empty_on_current_gpu is not None:
+        return _empty_on_current_gpu(shape, strides, dtype)
+    return torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
 
 def _prepare_numpy(q, k, v, out, lse, causal, scale, place, result) -> Call:
