@@ -93,6 +93,11 @@ def test_the_lessons_have_both():
     assert lesson.tiny is tiny and lesson.by_line is by_line
 
 
+def test_a_solution_in_cuda_is_shown_as_code():
+    shown = lesson.solution("s20.quad_sum").markdown
+    assert shown.startswith("```cpp\n__global__ void quad_sum(") and shown.endswith("}\n```")
+
+
 # ---- who owns what --------------------------------------------------------------------------------------------------
 
 

@@ -133,4 +133,6 @@ def solution(name: str) -> Shown:
     right = find(name).solution
     if callable(right):
         return Shown(f"```python\n{_source(right).rstrip()}\n```")
+    if isinstance(right, str) and "\n" in right:
+        return Shown(f"```cpp\n{right.strip()}\n```")
     return Shown(f"`{right!r}`")

@@ -7,6 +7,7 @@ from functools import partial
 
 from tools.pictures import (
     bank_conflicts,
+    bank_lines,
     blocks,
     budget,
     causal_tiles,
@@ -16,6 +17,7 @@ from tools.pictures import (
     lazy,
     loop_swap,
     memory_wall,
+    ownership,
     pipeline,
     roofline_path,
     step,
@@ -34,6 +36,8 @@ CATALOGUE: dict[str, Callable[[], Picture]] = {
     "loop-swap": loop_swap.draw,
     "bank-conflicts": bank_conflicts.draw,
     "swizzle-table": bank_conflicts.draw_table,
+    "bank-lines": partial(bank_lines.draw, {"s20": bank_conflicts.identity, "s21": bank_conflicts.xor}),
+    "ownership": ownership.draw,
     **{f"fragment-{name.lower().replace('.', '-')}": partial(fragments.draw, name) for name in fragments.MATRICES},
     "pipeline": pipeline.draw,
     "causal-tiles": causal_tiles.draw,

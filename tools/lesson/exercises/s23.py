@@ -7,9 +7,14 @@ from tools.lesson.answers import exercise
 FIVE_TILES = {"headdim": 64, "seqlen_q": 64, "seqlen_k": 320, "nheads": 1, "nheads_k": 1, "causal": False}
 
 
+def wait(buffers):
+    """At the wait of iteration j, groups 0 to j + buffers - 2 have been committed, and number j is needed."""
+    return buffers - 2
+
+
 @exercise(
     "s23.wait",
-    solution=lambda buffers: buffers - 2,
+    solution=wait,
     wrong=(lambda buffers: 0, lambda buffers: 1, lambda buffers: buffers - 1, lambda buffers: buffers // 2),
     hints=(
         "At the wait of iteration 0, which groups have been committed, and which of them is needed? With two buffers: "
