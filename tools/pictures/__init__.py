@@ -19,5 +19,7 @@ step             one stage's place on the ladder
 instruction_mix  what the main loops of two stages consist of
 lazy             how often rows are rescaled
 
-catalogue        each of them with its defaults
+catalogue        each of them with its defaults; `python -m tools.pictures` draws it
+canvas           what they share: title, alternative text, cells
+recorded         the committed measurements that some are drawn from
 """

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools import results
+from tools.emulator import CompileError
 from tools.pictures.catalogue import CATALOGUE
 from tools.plot import style
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.names or CATALOGUE:
         try:
             written = style.save(CATALOGUE[name](), args.out, name)
-        except (RuntimeError, results.NoData, results.ResultsError) as problem:  # no compiler, no measurements
+        except (RuntimeError, LookupError, results.ResultsError, CompileError) as problem:
             print(f"{name} is not drawn: {problem}", file=sys.stderr)
             failed = True
         except KeyboardInterrupt:

@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
+from PIL import Image
 
 from tools.plot import style
 
 WIDTH = 7.5  # inches: the text's width on a page of the book
 SMALLEST = 8  # points
 DPI = 130
+COLOURS_OF_A_NOTEBOOK = 128  # a third of the bytes that all colours would take: notebooks are kept in git
 GREY, PALE, DARK = "#C8C8C8", "#F2F2F2", "#444444"
 
 
@@ -27,11 +29,13 @@ class Picture(Figure):
     alt: str = ""
 
     def _repr_png_(self) -> tuple[bytes, dict]:
-        drawn = io.BytesIO()
+        drawn, packed = io.BytesIO(), io.BytesIO()
         with matplotlib.rc_context(style.SETTINGS):
-            self.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+            self.savefig(drawn, format="png", dpi=DPI)
+        image = Image.open(drawn).convert("RGB")
+        image.quantize(COLOURS_OF_A_NOTEBOOK, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
         width, height = self.get_size_inches()
-        return drawn.getvalue(), {"width": round(96 * width), "height": round(96 * height), "alt": self.alt}
+        return packed.getvalue(), {"width": round(96 * width), "height": round(96 * height), "alt": self.alt}
 
 
 def picture(height: float, title: str, subtitle: str, alt: str, footer: str = "", width: float = WIDTH) -> Picture:
@@ -66,9 +70,8 @@ def _wrapped(text: str, width: float, size: float) -> str:
     lines, font = [""], FontProperties(size=size)
     for word in text.split():
         longer = f"{lines[-1]} {word}".lstrip()
-        if (
-            text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0] <= 0.91 * 72 * width
-        ):  # hinting may widen letters
+        long = text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0]
+        if long <= 0.91 * 72 * width:  # in pixels, letters come out up to a twentieth wider
             lines[-1] = longer
         else:
             lines.append(word)

@@ -111,7 +111,7 @@ def draw(frames: Sequence[Frame] | None = None, *, upto: int | None = None) -> c
         1.75 + 4 * (0.3 + row * rows),
         "Online softmax, one K/V tile after the other",
         "Framed: the row's maximum grew in this tile, so its l and O were first multiplied by α = exp(m_old − m) < 1.",
-        alt(frames),
+        alt(frames[:upto]),
         "P is what the tile adds to l (its row sums) and to O (times V). After the last tile the answer is O / l, "
         "and the "
         "log-sum-exp m + log l.",

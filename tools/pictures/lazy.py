@@ -15,11 +15,13 @@ import numpy as np
 
 from reference.activations_io import load_activations
 from reference.inputs import make_inputs
+from stages import get
 from tools.pictures import canvas
 from tools.plot import style
 
 LOG2_E = 1.4426950408889634
 MAX_GROWTH = 8.0  # s33's bound: P is then at most 2⁸
+S33 = get("s33").tiles  # rows of a Q tile at head dim 64, and at less, which is padded
 FAMILIES = {"normal": "normal draws", "activations": "real activations", "ramp": "logits that grow from key to key"}
 THRESHOLDS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 
@@ -44,7 +46,8 @@ class Votes:
 
 
 def votes(
-    S: np.ndarray, threshold: float = MAX_GROWTH, *, Br: int = 64, Bc: int = 64, num_warps: int = 4,
+    S: np.ndarray, threshold: float = MAX_GROWTH, *, Br: int = S33["Br"], Bc: int = S33["Bc"],
+    num_warps: int = S33["num_warps"],
     backwards: bool = True,
 ) -> Votes:  # fmt: skip
     """Walk the scores of one head as s33 does.
@@ -133,8 +136,8 @@ LOOKS = {"normal": ("-", "o"), "activations": ((0, (5, 1.5)), "s"), "ramp": ((0,
 
 @canvas.in_style
 def draw(
-    families: Sequence[str] = tuple(FAMILIES), *, thresholds: Sequence[float] = THRESHOLDS, Br: int = 64, Bc: int = 64,
-    num_warps: int = 4, seqlen: int = 1024, headdim: int = 64,
+    families: Sequence[str] = tuple(FAMILIES), *, thresholds: Sequence[float] = THRESHOLDS, Br: int = S33["Br"],
+    Bc: int = S33["Bc"], num_warps: int = S33["num_warps"], seqlen: int = 1024, headdim: int = 64,
 ) -> canvas.Picture:  # fmt: skip
     """Left the share of rescaled tiles against the bound; right the share tile by tile, at a bound of 0 and at s33's.
 
@@ -176,7 +179,7 @@ def draw(
     left.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
     left.set_ylim(-0.03, 1.03)
     left.legend(
-        loc="upper left", bbox_to_anchor=(0.12, 0.9), frameon=True, edgecolor="none", framealpha=0.9, fontsize=8.5
+        loc="upper right", bbox_to_anchor=(0.94, 0.93), frameon=True, edgecolor="none", framealpha=0.9, fontsize=8.5
     )
     right.set_xlabel("K/V tile of the walk, the first left out")
     right.set_title(f"filled: b = 0; hollow: b = {MAX_GROWTH:g}", loc="left", fontsize=9.5)
