@@ -13,9 +13,14 @@ bank_conflicts   lanes against the banks of shared memory, of a stage or of a sw
 fragments        which lane and register holds which element of a matrix
 loop_swap        time, bytes and programs of s11 and s12 as the sequence grows
 pipeline         when copies travel and what is worked on meanwhile
+fragment_pipeline  loads of fragments and products in time, with one and two sets of registers
 causal_tiles     tiles that are skipped, full and masked; who works on which, and when
 roofline_path    the ladder's way up under the roofline
 step             one stage's place on the ladder
+walk             what a Q tile does at each of its K/V tiles: masks, rescaling
+score            the instructions of a score between the two products
+b_operand        in which registers an ldmatrix of K leaves a B operand
+machine_code     a main loop, instruction by instruction, as the compiler ordered it
 instruction_mix  what the main loops of two stages consist of
 lazy             how often rows are rescaled
 

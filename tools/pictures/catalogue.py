@@ -6,22 +6,27 @@ from collections.abc import Callable
 from functools import partial
 
 from tools.pictures import (
+    b_operand,
     bank_conflicts,
     bank_lines,
     blocks,
     budget,
     causal_tiles,
     filmstrip,
+    fragment_pipeline,
     fragments,
     instruction_mix,
     lazy,
     loop_swap,
+    machine_code,
     memory_wall,
     ownership,
     pipeline,
     roofline_path,
+    score,
     step,
     traversal,
+    walk,
 )
 from tools.pictures.canvas import Picture
 
@@ -42,6 +47,11 @@ CATALOGUE: dict[str, Callable[[], Picture]] = {
     "pipeline": pipeline.draw,
     "causal-tiles": causal_tiles.draw,
     "causal-schedule": causal_tiles.draw_schedule,
+    "pipeline-fragments": fragment_pipeline.draw,
+    "walk": partial(walk.draw, "s24", "s25"),
+    "score": partial(score.draw, "s26", "s27"),
+    "b-operand": b_operand.draw,
+    "machine-code": partial(machine_code.draw, "s23", "s24"),
     "roofline-path": partial(roofline_path.draw, "s21"),
     "step": partial(step.draw, "s21"),
     "instruction-mix": partial(instruction_mix.draw, "s28", "s29"),

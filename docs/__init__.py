@@ -1,0 +1,1 @@
+"""The book: `make docs`, or `python -m docs`."""
