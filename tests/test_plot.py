@@ -283,7 +283,8 @@ def test_one_device_has_nothing_beside_it_and_two_have():
 def test_what_was_measured_here_is_drawn_beside_what_is_recorded(file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results, "RESULTS_DIR", tmp_path)
     monkeypatch.setattr(charts, "CHARTS", {"ladder": charts.ladder})
-    monkeypatch.setattr(cli, "draw_hardware", lambda out: [])
+    for drawn_besides in ("draw_hardware", "draw_pictures"):
+        monkeypatch.setattr(cli, drawn_besides, lambda out: [])
     for name in ("PLOTS", "OWN_RESULTS", "OWN_PLOTS"):
         monkeypatch.setattr(cli, name, tmp_path / name.lower())
     own = of_device("NVIDIA Own", 0.5)

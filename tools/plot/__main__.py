@@ -3,8 +3,8 @@
 Each is written as PNG and SVG, named after the plot and the device: docs/plots/throughput-h200.svg. Two devices and
 more also get a picture side by side, devices.svg. Unless --results chooses the files, these are
 
-  docs/results/    what the documentation quotes; drawn into docs/plots/, with the two pictures of what the emulator
-                   does, bank-conflicts and fragments, where there is a C++ compiler;
+  docs/results/    what the documentation quotes; drawn into docs/plots/, with the pictures of ideas that the
+                   documentation shows: those that ask the emulator need a C++ compiler;
   bench-results/   what `make bench` has measured here, if it has; drawn into build/plots/, beside recorded devices.
 
 Exit codes: 0 all is drawn; 1 a results file is damaged (the others are drawn all the same), or there is
@@ -86,6 +86,15 @@ def draw_hardware(out: Path) -> list[Path]:
     return hardware.draw(out)
 
 
+def draw_pictures(out: Path) -> list[Path]:
+    """Draw the pictures of ideas that the documentation shows -> the paths written."""
+    from tools.pictures.catalogue import CATALOGUE, FOR_DOCS, NEEDS_COMPILER
+
+    lacking = missing()
+    wanted = [name for name in FOR_DOCS if not lacking or name not in NEEDS_COMPILER]
+    return [path for name in wanted for path in style.save(CATALOGUE[name](), out, name)]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
@@ -110,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not mine:
             written += draw_devices(charts.sheets(good), (), out)
         if args.results is None:
-            written += draw_hardware(out)
+            written += draw_hardware(out) + draw_pictures(out)
         if mine:
             written += draw_own(good, mine, own_out)
     except KeyboardInterrupt:
