@@ -226,7 +226,7 @@ def test_schedules_and_fallback_agree(monkeypatch):
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
 
 
-COMPILERS = ("g++", "clang++", "g++ -DEMULATOR_UCONTEXT", "aarch64-linux-gnu-g++")
+COMPILERS = ("g++", "g++ -static-libstdc++", "clang++", "g++ -DEMULATOR_UCONTEXT", "aarch64-linux-gnu-g++")
 
 
 @pytest.mark.parametrize("cxx", COMPILERS)
@@ -240,6 +240,10 @@ def test_compilers_and_cpus(cxx, monkeypatch):
     np.testing.assert_allclose(out.double(), expected, atol=2e-2)
     np.testing.assert_allclose(lse.double(), expected_lse, atol=1e-3)
     assert report.total("conflicts") > 0
+    x = np.zeros(64, np.float32)
+    run("  __shared__ float tile[32];\n  tile[lane] = lane;\n  __syncthreads();\n  x[lane] = tile[31 - lane];",
+        shared_bytes=128, x=x)  # fmt: skip
+    assert (x[:32] == np.arange(31, -1, -1)).all()
     deep = (
         "DEVICE float deep(float* x, int n) {\n  volatile float y[256] = {x[n % 64]};\n"
         "  if (n) y[n % 256] += deep(x, n - 1);\n  return y[n % 7];\n}"

@@ -18,10 +18,10 @@ alignas(1024) thread_local unsigned char smem[SHARED_LIMIT];
 namespace emulator {
 
 // The block's shared memory: the kernel's static __shared__ arrays, then smem. To the linker all of these are thread-local
-// variables of the executable, and there are no others.
+// variables of the executable. Others come after them, if any: those of a C++ library that is linked in statically.
 inline unsigned char* shared_memory;
 
-// The bytes of static arrays, and what aligns smem behind them. False: they do not lie in that order.
+// The bytes of static arrays, and what aligns smem behind them. False: smem is no part of them.
 inline bool find_shared_memory(u32& static_bytes) {
   struct Segment {
     unsigned char* start = nullptr;
@@ -34,7 +34,7 @@ inline bool find_shared_memory(u32& static_bytes) {
     return 1;  // the executable comes first; no library is of interest
   };
   dl_iterate_phdr(look, &variables);
-  if (!variables.start || smem + SHARED_LIMIT != variables.start + variables.bytes) return false;
+  if (!variables.start || smem < variables.start || smem + SHARED_LIMIT > variables.start + variables.bytes) return false;
   shared_memory = variables.start;
   static_bytes = u32(smem - variables.start);
   return true;
