@@ -17,7 +17,7 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check emulate diff bench autotune plots sass inject profile ablate mutants docs doctor lint format clean venv
+.PHONY: help demo test lab check emulate diff bench autotune plots notebooks sass inject profile ablate mutants docs doctor lint format clean venv
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ demo: $(SETUP) ## Run every stage that this machine can run on real activations;
 # One process a core; more than 16 would only crowd a GPU.
 test: $(SETUP) ## Run the whole suite (PYTEST_ARGS="-k s12 -x" to narrow it)
 	@$(PY) -m pytest -n auto --maxprocesses=16 $(PYTEST_ARGS)
+
+lab: $(SETUP) ## Open the lessons in JupyterLab (LAB_ARGS="--no-browser --port 8899")
+	@$(PY) -m jupyter lab notebooks $(LAB_ARGS)
 
 ifeq ($(STAGE),)
 check: ## Check one stage after editing it: make check STAGE=s12
@@ -60,8 +63,11 @@ autotune: $(SETUP)
 	@$(PY) -m tools.autotune $(STAGE) $(AUTOTUNE_ARGS)
 endif
 
-plots: $(SETUP) ## Draw the plots from the recorded results, and the emulator's pictures; needs no GPU
+plots: $(SETUP) ## Draw the plots from recorded results, yours from `make bench` beside them; needs no GPU
 	@$(PY) -m tools.plot $(PLOT_ARGS)
+
+notebooks: $(SETUP) ## Execute the lessons, from their texts (NOTEBOOKS="s20 s21" for some); needs no GPU
+	@$(PY) -m tools.notebooks $(NOTEBOOKS)
 
 sass: $(SETUP) ## Compile every CUDA stage, GPU or not, and record registers, occupancy and instructions
 	@$(PY) -m tools.sass --record $(SASS_ARGS)

@@ -131,6 +131,8 @@ def test_peers_table(data):
 
 
 def test_ladder_table(data):
+    lines = ask(data, "ladder-table links=../stages/ lessons=../notebooks").splitlines()
+    assert " · [lesson](../notebooks/s13_triton_tuned.ipynb) |" in "\n".join(lines)
     lines = ask(data, "ladder-table links=../stages/").splitlines()
     row = next(line for line in lines if "s12_triton_v2" in line)
     assert row.startswith("| [s12_triton_v2](../stages/s12_triton_v2/) | ")

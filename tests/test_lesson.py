@@ -13,8 +13,10 @@ import tools.lesson.exercises
 from stages import STAGES, get
 from tests.conftest import place_or_skip
 from tools import lesson
+from tools.bench.shapes import Shape
 from tools.lesson import answers, live, shown
 from tools.lesson.pieces import LessonError
+from tools.plot import traffic
 
 for module in pkgutil.iter_modules(tools.lesson.exercises.__path__):
     importlib.import_module(f"tools.lesson.exercises.{module.name}")
@@ -38,7 +40,15 @@ def test_no_answer_is_no_answer(one):
         """A docstring."""
         ...
 
-    for nothing in (None, ..., stub):
+    def longer(first, second):
+        """A docstring
+        of two lines."""
+        ...
+
+    def passes(first):
+        pass  # a comment
+
+    for nothing in (None, ..., stub, longer, passes):
         assert answers.verdict(one.name, nothing) == "no answer yet"
     assert "no answer yet" in repr(lesson.answer(one.name, None))
     assert one.hints
@@ -47,6 +57,18 @@ def test_no_answer_is_no_answer(one):
     with pytest.raises(LessonError, match="accepted: 1 to"):
         lesson.hint(one.name, len(one.hints) + 1)
     assert repr(lesson.solution(one.name))
+
+
+def test_a_triton_kernel_that_was_not_written_is_no_answer():
+    triton = pytest.importorskip("triton")
+
+    @triton.jit
+    def stub(S, L, row_stride, columns):
+        """A docstring."""
+        ...
+
+    assert answers.verdict("s11.logsumexp", stub) == "no answer yet"
+    assert "@triton.jit" in repr(lesson.solution("s11.logsumexp"))
 
 
 def test_every_stage_has_an_exercise():
@@ -145,15 +167,92 @@ def test_counters_and_planted_bugs_of_a_cuda_stage():
     assert "does not compile" in repr(lesson.found(gone, seqlen_q=64, seqlen_k=64))
 
 
-def test_planting_wants_a_text_that_stands_once_and_a_cuda_stage():
+@pytest.mark.parametrize(
+    "name, old, new",
+    (("s02", "alpha[:, None] * O +", "O +"), ("s12", "O_i = O_i * alpha[:, None]", "O_i = O_i"))
+)  # fmt: skip
+def test_bugs_are_planted_in_stages_of_python_too(name, old, new):
+    place_or_skip(get(name), "float16")
+    broken = lesson.planted(name, (old, new), label="no rescaling")
+    assert repr(lesson.try_stage(broken)).startswith("no rescaling on ")
+    assert ": WRONG; out is off by" in repr(lesson.try_stage(broken))
+    assert ": right" in repr(lesson.try_stage(name)), "the stage itself is as it was"
+
+
+def test_planting_wants_a_text_that_stands_once_and_counters_a_cuda_stage():
     with pytest.raises(LessonError, match="0 times"):
         lesson.planted("s21", ("no such text", ""))
-    with pytest.raises(LessonError, match="no CUDA stage"):
+    with pytest.raises(LessonError, match="s02_online_softmax.s kernel has .m_new. "):
         lesson.planted("s02", ("m_new", "m"))
     with pytest.raises(LessonError, match="no CUDA stage"):
         live.emulated("s12")
     with pytest.raises(LessonError, match="no counter"):
         lesson.counted("s20", names=["nothing"], seqlen_q=16, seqlen_k=16)
+
+
+# ---- recorded in Triton's interpreter -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", (False, True))
+@pytest.mark.parametrize("seqlen_q, seqlen_k", ((128, 192), (192, 128)))
+def test_bytes_asked_are_those_of_the_closed_form(seqlen_q, seqlen_k, causal):
+    place_or_skip(get("s12"), "float16")
+    case = {"headdim": 32, "nheads": 2, "nheads_k": 2, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k, "causal": causal}
+    shape = Shape(1, seqlen_q, seqlen_k, 2, 2, 32, causal)
+    zeroed = 2 * 4 * seqlen_q * (32 + 2)  # O, m and l are zeroed before the kernel is launched
+    for name, closed in (("s11", traffic.v1_bytes), ("s12", traffic.v2_bytes)):
+        run = lesson.traced(name, **case)
+        assert run.ok
+        assert run.total == closed(shape, 2, 64, 64) - zeroed * (name == "s11")
+        assert run.programs == (2 if name == "s11" else 2 * seqlen_q // 64)
+        assert run.bytes_of("store", "Out") == 2 * seqlen_q * 32 * 2
+
+
+def test_what_is_masked_is_not_asked_for():
+    place_or_skip(get("s12"), "float16")
+    run = lesson.traced("s12", headdim=16, nheads=1, nheads_k=1, seqlen_q=5, seqlen_k=70, causal=False)
+    assert run.bytes_of("load", "Q") == 5 * 16 * 2
+    assert run.bytes_of("load", "K") == 70 * 16 * 2
+
+
+def test_programs_visit_tiles_in_the_order_of_the_paper():
+    place_or_skip(get("s12"), "float16")
+    first, second = (repr(lesson.visited(name)).splitlines() for name in ("s11", "s12"))
+    assert [line.strip() for line in first[:6]] == [
+        "program 0",
+        "load K0 V0",
+        "load Q0 Acc0 M0 L0 store Acc0 M0 L0",
+        "load Q1 Acc1 M1 L1 store Acc1 M1 L1",
+        "barrier",
+        "load K1 V1",
+    ]
+    assert "program 1" not in first
+    assert [line.strip() for line in second[:5]] == [
+        "program 0", "load Q0", "load K0 V0", "load K1 V1", "load K2 V2",
+    ]  # fmt: skip
+    assert "program 1" in second
+    assert "… and 1 more programs" in repr(lesson.visited("s12", programs=1))
+
+
+def test_a_changed_kernel_is_recorded_and_the_stage_left_alone():
+    place_or_skip(get("s12"), "float16")
+    case = {"headdim": 16, "nheads": 1, "nheads_k": 1, "seqlen_q": 192, "seqlen_k": 192}
+    all_keys = lesson.planted("s12", ("last_key = tl.minimum(seqlen_k, i + Br + shift)", "pass"), label="all keys")
+    table = repr(lesson.asked("s12", all_keys, **case))
+    loads = next(line for line in table.splitlines() if "loads of K" in line)
+    assert loads == "| loads of K, bytes | 12,288 | 18,432 |"
+    assert "all keys" in table and "WRONG" not in table
+    with pytest.raises(LessonError, match="no Triton stage"):
+        lesson.asked("s20")
+
+
+def test_a_recording_of_another_process_is_the_same(monkeypatch):
+    """On a GPU the interpreter is in a process of its own."""
+    place_or_skip(get("s12"), "float16")
+    case = {"headdim": 16, "nheads": 1, "nheads_k": 1, "seqlen_q": 40, "seqlen_k": 70}
+    here = lesson.traced("s11", **case)
+    monkeypatch.setattr("stages.common.interpreter.INTERPRETING", False)
+    assert lesson.traced("s11", **case) == here
 
 
 # ---- shown ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from tests import synthetic
 from tools import results
 from tools.bench.shapes import Shape, grid_shape
 from tools.plot import __main__ as cli
-from tools.plot import charts, style, traffic
+from tools.plot import charts, devices, style, traffic
 
 NAME = "synthetic-9000"
 
@@ -243,3 +243,57 @@ def test_tiles_are_those_that_the_stages_launch():
 def test_counted_stages_exist():
     for name in traffic.V1 + traffic.V2:
         assert isinstance(get(name).tiles["Br"], int) and dataclasses.is_dataclass(get(name))
+
+
+# ---- devices side by side -------------------------------------------------------------------------------------------
+
+
+def of_device(device: str, times: float, date: str = "2031-02-03") -> charts.Sheet:
+    environment = synthetic.environment() | {"device": device, "date": f"{date}T04:05:06+00:00"}
+    made = [r | {"device": device, "tflops": times * r["tflops"], "ms_median": r["ms_median"] / times}
+            for r in synthetic.records() if r["where"] == "gpu" and results.is_timed(r)]  # fmt: skip
+    (sheet,) = charts.sheets([results.Results(Path("made-up.json"), environment, {}, made)])
+    return sheet
+
+
+def test_devices_are_compared_at_the_longest_length_that_all_have():
+    fast, slow = of_device("Fast", 2.0), of_device("Slow", 1.0)
+    slow.gpu = [r for r in slow.gpu if r["seqlen_q"] <= 4096 and r["headdim"] == 64]
+    wanted, length, (a, b) = devices.common([fast, slow])
+    assert (wanted, length) == ((64, False), 4096)
+    assert a["torch_fa2"] == pytest.approx(2 * b["torch_fa2"])
+    # Against their own FA2 the two are the same, whatever their speed.
+    fast.gpu = [r for r in fast.gpu if r["seqlen_q"] <= 4096]
+    ours, theirs = (devices.against_fa2(sheet, 64, False) for sheet in (fast, slow))
+    assert ours == pytest.approx(theirs) and ours
+
+
+def test_one_device_has_nothing_beside_it_and_two_have():
+    fast, slow = of_device("Fast", 2.0), of_device("Slow", 1.0)
+    assert devices.chart([fast]) is None
+    nothing_shared = of_device("Other", 1.0)
+    nothing_shared.gpu = [r | {"seqlen_q": r["seqlen_q"] + 1} for r in nothing_shared.gpu]
+    assert devices.chart([fast, nothing_shared]) is None
+    shown = texts(devices.chart([fast, slow], ["", "Slow, here"]))
+    assert {"Fast", "Slow, here", "s13 triton tuned", "FA2 (PyTorch)"} <= shown
+    again = of_device("Fast", 2.1, date="2031-03-04")
+    assert devices.names_of([fast, again], ["", ""]) == ["Fast, 2031-02-03", "Fast, 2031-03-04"]
+
+
+def test_what_was_measured_here_is_drawn_beside_what_is_recorded(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "RESULTS_DIR", tmp_path)
+    monkeypatch.setattr(charts, "CHARTS", {"ladder": charts.ladder})
+    for drawn_besides in ("draw_hardware", "draw_pictures"):
+        monkeypatch.setattr(cli, drawn_besides, lambda out: [])
+    for name in ("PLOTS", "OWN_RESULTS", "OWN_PLOTS"):
+        monkeypatch.setattr(cli, name, tmp_path / name.lower())
+    own = of_device("NVIDIA Own", 0.5)
+    cli.OWN_RESULTS.mkdir()
+    results.save(cli.OWN_RESULTS / "own.json", own.environment, {}, own.gpu)
+    assert cli.main([]) == 0
+    assert {path.name for path in cli.PLOTS.iterdir()} == {f"ladder-{NAME}.png", f"ladder-{NAME}.svg"}
+    drawn = {path.name for path in cli.OWN_PLOTS.iterdir()}
+    assert drawn == {"ladder-own.png", "ladder-own.svg", "devices.png", "devices.svg"}
+    (cli.OWN_RESULTS / "own.json").write_text("{")
+    assert cli.main([]) == 1
+    assert "own.json: damaged" in capsys.readouterr().err

@@ -67,7 +67,7 @@ def bootstrap(root, cupy=None):
     in_place = {**stamp, "pyproject": None} == {**wanted, "pyproject": None} and python_of(venv).exists()
     if not in_place:
         make_venv(venv)
-    extras = ",".join(["dev"] + ([wanted["cupy"]] if wanted["cupy"] else []))
+    extras = ",".join(["dev", "notebooks"] + ([wanted["cupy"]] if wanted["cupy"] else []))
     say("installing for [{}], minutes the first time; log: .venv/bootstrap.log".format(extras))
     # From a folder of its own: building the project's metadata in the repository would leave folders behind.
     with tempfile.TemporaryDirectory() as project:

@@ -403,10 +403,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: in
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def ladder_table(data: Data, links: str | None = None, **where) -> str:
+def ladder_table(data: Data, links: str | None = None, lessons: str | None = None, **where) -> str:
     """Every stage: its idea, throughput at 4k, and the ratio to FlashAttention-2 for each head dim and mask.
 
-    links: where the stage folders are from the document, to make links of the names.
+    links: where the stage folders are from the document, to make links of the names; lessons: where the notebooks are.
     """
     columns = [(d, c) for d in (64, 128) for c in (False, True)]
     header = [
@@ -418,6 +418,8 @@ def ladder_table(data: Data, links: str | None = None, **where) -> str:
     rows = []
     for stage in STAGES:
         name = stage.name if links is None else f"[{stage.name}]({links.rstrip('/')}/{stage.name}/)"
+        if lessons is not None:
+            name += f" · [lesson]({lessons.rstrip('/')}/{stage.name}.ipynb)"
         speed = "on the CPU"
         if stage.capability.backend != "numpy":
             speed = _or_dash(tflops, data, stage.name, headdim=128, seqlen=TABLE_SEQLEN, **where)
@@ -463,6 +465,6 @@ KINDS = {
     "programs": Kind(programs, ("stage", "headdim", "seqlen")),
     "device": Kind(device, (), ("stage", "device")),
     "ceiling": Kind(ceiling, ("of",), ("device",)),
-    "ladder-table": Kind(ladder_table, (), ("links", *_WHERE), block=True),
+    "ladder-table": Kind(ladder_table, (), ("links", "lessons", *_WHERE), block=True),
     "peers-table": Kind(peers_table, ("headdim", "causal"), _WHERE, block=True),
 }

@@ -149,12 +149,13 @@ def prepare(stage: Stage, q, k, v, *, causal=False, softmax_scale=None, out=None
 class _Layout:
     """What shapes, strides, dtype and device of q, k and v say of a call, once for all the calls that share them.
 
-    sizes: batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim. strides: of q, k and v, as Call has them. out_strides,
-    lse, lse_strides: of an out that is allocated, and of lse, which has that shape. device: its type; gpu: its index.
+    sizes: batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim. strides: of q, k and v, as Call has them. out, lse: the
+    shapes of those, and their strides if they are allocated. device: its type; gpu: its index.
     """
 
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
+    out: tuple[int, int, int, int]
     out_strides: tuple[int, int, int, int]
     lse: tuple[int, int, int]
     lse_strides: tuple[int, int, int]
@@ -191,6 +192,7 @@ def _layout(
     return _Layout(
         sizes=(batch, seqlen_q, seqlen_k, nheads, nheads_k, headdim),
         strides=(*strides[:3], *strides_k[:3], *strides_v[:3]),
+        out=(batch, seqlen_q, nheads, headdim),
         out_strides=(seqlen_q * nheads * headdim, nheads * headdim, headdim, 1),
         lse=(batch, nheads, seqlen_q),
         lse_strides=(nheads * seqlen_q, seqlen_q, 1),
@@ -228,7 +230,7 @@ def _as_it_is(stage: Stage, q, k, v, causal, softmax_scale, out, lse, aligned: b
         q, k, v = q.detach(), k.detach(), v.detach()
     is_here = layout.gpu is not None and layout.gpu == _current_gpu()
     if out is None:
-        out = _empty(shape, layout.out_strides, dtype, device, is_here)
+        out = _empty(layout.out, layout.out_strides, dtype, device, is_here)
         strides = layout.out_strides[:3]
     elif (
         type(out) is torch.Tensor
@@ -255,7 +257,7 @@ def _as_it_is(stage: Stage, q, k, v, causal, softmax_scale, out, lse, aligned: b
 
 
 def _empty(shape, strides, dtype: torch.dtype, device: torch.device, is_here: bool) -> torch.Tensor:
-    """is_here: `device` is the current GPU."""
+    """shape, strides: plain tuples. is_here: `device` is the current GPU."""
     if is_here and _empty_on_current_gpu is not None:
         return _empty_on_current_gpu(shape, strides, dtype)
     return torch.empty_strided(shape, strides, dtype=dtype, device=device)

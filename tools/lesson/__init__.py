@@ -7,16 +7,21 @@ A notebook holds no copy of a kernel and no typed figure. It asks for a piece of
 """
 
 from tools.lesson.answers import answer, hint, solution
+from tools.lesson.interpreted import asked, traced, visited
+from tools.lesson.listings import listing
 from tools.lesson.live import compiled, counted, found, here, planted, try_stage
 from tools.lesson.pieces import LessonError, code, difference
 from tools.lesson.recorded import bought, instructions, measured, quoted
 from tools.lesson.shown import Shown, show, slider, table
+from tools.lesson.tiny import by_line, tiny
 
 __all__ = [
     "LessonError",
     "Shown",
     "answer",
+    "asked",
     "bought",
+    "by_line",
     "code",
     "compiled",
     "counted",
@@ -25,6 +30,7 @@ __all__ = [
     "here",
     "hint",
     "instructions",
+    "listing",
     "measured",
     "planted",
     "quoted",
@@ -32,5 +38,8 @@ __all__ = [
     "slider",
     "solution",
     "table",
+    "tiny",
+    "traced",
     "try_stage",
+    "visited",
 ]

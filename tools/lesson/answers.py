@@ -7,8 +7,10 @@ fail.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -72,16 +74,41 @@ class _NoAnswer(Exception):
     pass
 
 
-def _refuse_stub(function: Callable) -> None:
-    """A function that holds nothing but `...` or pass was not written yet."""
+def untouched(given) -> bool:
+    """Whether it is no answer: None, `...`, or a function that holds nothing else."""
     try:
-        body = inspect.getsource(function)
-    except (OSError, TypeError):
-        return
-    lines = [line.partition("#")[0].strip() for line in body.splitlines()]
-    code = [line for line in lines if line and not line.startswith(("@", "def ", '"""'))]
-    if code in (["..."], ["pass"]):
+        if callable(given):
+            _refuse_stub(given)
+    except _NoAnswer:
+        return True
+    return given is None or given is ...
+
+
+def no_answer_if(unfinished: bool) -> None:
+    """For checks of texts and lists: what still holds its `...` is no answer, rather than a wrong one."""
+    if unfinished:
         raise _NoAnswer
+
+
+def _refuse_stub(function: Callable) -> None:
+    """A function that holds nothing but `...` or pass, whatever its docstring says, was not written yet."""
+    try:
+        tree = ast.parse(_source(function))
+    except (OSError, TypeError, SyntaxError):  # typed in where no source is kept, or a lambda within a line
+        return
+    for node in tree.body[:1]:
+        if isinstance(node, ast.FunctionDef) and all(map(_is_nothing, node.body)):
+            raise _NoAnswer
+
+
+def _source(function: Callable) -> str:
+    """Of a function, or of what @triton.jit has made of one."""
+    return textwrap.dedent(inspect.getsource(getattr(function, "fn", function)))
+
+
+def _is_nothing(statement: ast.stmt) -> bool:
+    constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return isinstance(statement, ast.Pass) or constant  # `...` and a docstring are constants
 
 
 def answer(name: str, given) -> Shown:
@@ -105,5 +132,7 @@ def solution(name: str) -> Shown:
     """The source of the solution, or its value."""
     right = find(name).solution
     if callable(right):
-        return Shown(f"```python\n{inspect.getsource(right).rstrip()}\n```")
+        return Shown(f"```python\n{_source(right).rstrip()}\n```")
+    if isinstance(right, str) and "\n" in right:
+        return Shown(f"```cpp\n{right.strip()}\n```")
     return Shown(f"`{right!r}`")

@@ -7,8 +7,10 @@ import functools
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from reference import Case, check
 from stages import Stage, get
@@ -29,7 +31,7 @@ def here(*stages: str) -> Shown:
     return table(["stage", "runs here on"], rows, text_columns=2)
 
 
-def _stage(stage: str | Stage) -> Stage:
+def stage_of(stage: str | Stage) -> Stage:
     return stage if isinstance(stage, Stage) else get(stage)
 
 
@@ -43,11 +45,13 @@ def try_stage(stage: str | Stage, **fields) -> Shown:
 
     fields: of reference.Case (headdim, seqlen_q, seqlen_k, causal, nheads, nheads_k, family, ...).
     """
-    stage = _stage(stage)
+    stage = stage_of(stage)
     case = Case(**{"dtype": _dtype(stage)} | TRIAL | fields)
-    verdict = check(stage, case)
+    with np.errstate(all="ignore"):  # a planted bug may divide by zero; the verdict says what became of it
+        verdict = check(stage, case)
     place = where(stage, case.dtype).reason
-    return Shown(f"{stage.short} on {place}, {case}: {'right' if verdict.ok else 'WRONG'}; {verdict}")
+    label = getattr(stage, "label", stage.short)
+    return Shown(f"{label} on {place}, {case}: {'right' if verdict.ok else 'WRONG'}; {verdict}")
 
 
 def counted(*stages: str | Stage, names: Sequence[str] = (), **fields) -> Shown:
@@ -70,7 +74,7 @@ def counted(*stages: str | Stage, names: Sequence[str] = (), **fields) -> Shown:
 
 def emulated(stage: str | Stage, settings: Mapping | None = None, **fields) -> Run:
     """One run in the emulator, on a machine with a GPU too: its report has the counters of every line."""
-    stage = _stage(stage)
+    stage = stage_of(stage)
     if stage.capability.backend != "cuda":
         raise LessonError(f"{stage.name} is no CUDA stage; the emulator runs those")
     case = Case(**{"dtype": "float16"} | TRIAL | fields)
@@ -101,20 +105,22 @@ def _folder() -> Path:
     return Path(folder)
 
 
-def planted(stage: str, *changes: tuple[str, str], label: str | None = None) -> Stage:
-    """A CUDA stage whose kernel differs from the stage's own in these (old, new) pieces of text; the files stay as they
-    are. Raises LessonError where an old text does not stand exactly once."""
+def planted(
+    stage: str, *changes: tuple[str, str], label: str | None = None, shared_bytes: Callable[[int], int] | None = None
+) -> Stage:
+    """A stage whose kernel differs from the stage's own in these (old, new) pieces of text; the files stay as they are.
+
+    shared_bytes: of a block of a CUDA stage, by head dim, where the change takes more than the stage.
+    Raises LessonError where an old text does not stand exactly once."""
     own = get(stage)
-    if own.capability.backend != "cuda":
-        raise LessonError(f"{own.name} is no CUDA stage; edit its file; git restore brings it back")
     text = own.kernel_file.read_text(encoding="utf-8")
     for old, new in changes:
         if text.count(old) != 1:
             raise LessonError(f"{own.name}'s kernel has {old!r} {text.count(old)} times; accepted: exactly once")
         text = text.replace(old, new)
-    path = _folder() / f"{own.short}-{zlib.crc32(text.encode()):x}.cu"
+    path = _folder() / f"{own.short}-{zlib.crc32(text.encode()):x}{own.kernel_file.suffix}"
     path.write_text(text, encoding="utf-8")
-    made = edited(own, path)
+    made = edited(own, path, shared_bytes)
     object.__setattr__(made, "label", label or f"{own.short}, changed")  # the record is frozen
     return made
 
@@ -126,11 +132,11 @@ def compiled(*stages: str | Stage, headdim: int = 128, causal: bool = False) -> 
 
     disassembler = mix.find_disassembler()
     records = []
-    for stage in map(_stage, stages):
+    for stage in map(stage_of, stages):
         one = instantiations(stage, disassembler, arch="90a", headdim=headdim, causal=causal, dtype="bfloat16")
         records.append(measure(one[0]))
     loops = [mix.families(record["loop"]) for record in records]
     rows = [[name, *(str(record[name]) for record in records)] for name in ("registers", "spill")]
     rows += [[family, *(str(loop[family]) for loop in loops)] for family in loops[0] if any(x[family] for x in loops)]
-    labels = [getattr(stage, "label", stage.short) for stage in map(_stage, stages)]
+    labels = [getattr(stage, "label", stage.short) for stage in map(stage_of, stages)]
     return table([f"d{headdim}{', causal' if causal else ''}, sm_90a", *labels], rows)

@@ -1,0 +1,206 @@
+"""Assignments from the stages: build a handout, grade what comes back.
+
+    python -m tools.assignment list
+    python -m tools.assignment build ps1          dist/ps1: handout, autograder, solution, proven to fit each other
+    python -m tools.assignment check ps1          the same proof, nothing kept
+    python -m tools.assignment grade ps1 WORK     one submission: a folder, a zip, a file
+    python -m tools.assignment batch ps1 FOLDER   a folder of them, to OUT/grades.csv and a page each
+    python -m tools.assignment show RESULTS       a results.json in Markdown
+
+The hidden cases of `grade` and `batch` are drawn from the secret of the last build (dist/NAME/secret.txt, or
+secret.txt in an unpacked autograder); ASSIGNMENT_SECRET in the environment is another one.
+
+Exit codes: 0 done (`grade`: every test that could be graded passed); 1 not so; 2 wrong arguments; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tools.assignment.definition import ROOT, DefinitionError, load, names
+from tools.assignment.strip import StripError
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m tools.assignment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="the assignments that there are")
+    for name, text in (("build", "build and prove one, or all"), ("check", "prove one, or all, and keep nothing")):
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument("name", metavar="NAME", help="ps1, or all")
+        sub.add_argument("--out", type=Path, default=ROOT / "dist", metavar="FOLDER", help="default: dist")
+    sub = commands.add_parser("grade", help="grade one submission")
+    sub.add_argument("name", metavar="NAME", help="ps1")
+    sub.add_argument("submission", type=Path, metavar="WORK", help="a folder, a zip or a file")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="write results.json here, anew after every test")
+    sub.add_argument("--page", type=Path, metavar="FILE", help="write a page of feedback here")
+    sub.add_argument("--quiet", action="store_true", help="print nothing")
+    sub = commands.add_parser("batch", help="grade a folder of submissions")
+    sub.add_argument("name", metavar="NAME", help="ps1")
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="its folders, zips and files are a submission each")
+    sub.add_argument("--out", type=Path, default=Path("grades"), metavar="FOLDER", help="default: grades")
+    sub.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="side by side; default: all cores"
+    )
+    sub = commands.add_parser("show", help="a results.json in Markdown")
+    sub.add_argument("results", type=Path, metavar="RESULTS")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = parser()
+    args = p.parse_args(argv)
+    console = Console(highlight=False, quiet=getattr(args, "quiet", False))
+    try:
+        return COMMANDS[args.command](args, console)
+    except (DefinitionError, StripError) as error:
+        p.error(str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def list_all(args, console: Console) -> int:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("name", "title", "stages", "tests", "points", "hours"):
+        table.add_column(column, justify="right" if column in ("tests", "points") else "left")
+    for name in names():
+        a = load(name)
+        hours = "–".join(f"{h:g}" for h in a.hours)
+        stages = ", ".join(stage.short for stage in a.stages)
+        table.add_row(a.name, escape(a.title), stages, str(len(a.tests)), f"{a.points:g}", hours)
+    console.print(table)
+    return 0
+
+
+def build_some(args, console: Console) -> int:
+    from tools.assignment.build import BuildError, build
+
+    code = 0
+    for name in names() if args.name == "all" else [args.name]:
+        assignment = load(name)
+        console.print(f"[bold]{name}[/]: {escape(assignment.title)}")
+        try:
+            if args.command == "check":
+                with tempfile.TemporaryDirectory() as folder:
+                    build(assignment, Path(folder), say=lambda line: console.print(f"  {escape(line)}"))
+            else:
+                made = build(assignment, args.out, say=lambda line: console.print(f"  {escape(line)}"))
+                for product in sorted(path.name for path in made.iterdir()):
+                    console.print(f"  {escape(os.path.relpath(made / product))}", soft_wrap=True)
+        except BuildError as error:
+            console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
+            code = 1
+    return code
+
+
+def secret_of(name: str) -> str:
+    """Of the hidden cases. Raises DefinitionError where there is none yet."""
+    from tools.assignment.build import kept_secret
+
+    found = os.environ.get("ASSIGNMENT_SECRET") or kept_secret(ROOT) or kept_secret(ROOT / "dist" / name)
+    if not found:
+        raise DefinitionError(f"{name} has no secret yet; accepted: build it first, or set ASSIGNMENT_SECRET")
+    return found
+
+
+def grade_one(args, console: Console) -> int:
+    from tools.assignment import descendants, feedback, gradescope
+    from tools.assignment.grading import grade
+
+    assignment = load(args.name)
+    secret = secret_of(args.name)
+    os.environ.pop("ASSIGNMENT_SECRET", None)
+    descendants.adopt()
+    signal.signal(signal.SIGTERM, _interrupted)
+
+    def after_each(grades) -> None:
+        last = grades.graded[-1]
+        if args.out:
+            gradescope.write(grades, args.out)
+        _print(console, last)
+
+    try:
+        grades = grade(assignment, args.submission, secret, after_each=after_each)
+        if args.page:
+            args.page.parent.mkdir(parents=True, exist_ok=True)
+            who = args.submission.stem
+            args.page.write_text(feedback.page(gradescope.results(grades), assignment.title, who), encoding="utf-8")
+    finally:
+        descendants.end_all()
+    console.print(f"\n[bold]{grades.score:g} of {assignment.points:g} points[/], in {grades.seconds:.0f} s")
+    return 0 if all(g.score is None or g.outcome.ok for g in grades.graded) else 1
+
+
+def _interrupted(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def _print(console: Console, graded) -> None:
+    style = "green" if graded.outcome.ok else "yellow" if graded.score is None else "red"
+    marks = "not graded" if graded.score is None else f"{graded.score:g} / {graded.test.points:g}"
+    console.print(f"[{style}]{graded.test.number:>4}  {marks:>10}[/]  {escape(graded.test.title)}")
+    if not graded.outcome.ok:
+        for line in graded.outcome.message.splitlines():
+            console.print(f"                  {escape(line)}", soft_wrap=True)
+
+
+def batch_all(args, console: Console) -> int:
+    from tools.assignment.batch import Batch, Entry
+
+    assignment = load(args.name)
+    if not args.folder.is_dir():
+        raise DefinitionError(f"FOLDER is {str(args.folder)!r}; accepted: a folder of submissions")
+    if args.jobs < 1:
+        raise DefinitionError(f"--jobs is {args.jobs}; accepted: 1 or more")
+    signal.signal(signal.SIGTERM, _interrupted)
+
+    def say(entry: Entry, done: int, of: int) -> None:
+        style = "red" if entry.state == "failed" else "dim" if entry.state == "kept" else "default"
+        score = f"{entry.data['score']:g}"
+        console.print(f"[{style}]{done:>4} of {of}  {score:>5}  {escape(entry.who)}  {entry.state}[/]")
+
+    batch = Batch(assignment, secret_of(args.name), args.out, args.jobs)
+    try:
+        entries = batch.run(args.folder, say)
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted; the same command goes on where this one stopped[/]")
+        return 130
+    failed = [entry.who for entry in entries if entry.state == "failed" or entry.data["extra_data"].get("problem")]
+    console.print(f"{len(entries)} submissions: {escape(os.path.relpath(args.out / 'grades.csv'))}")
+    if failed:
+        console.print(f"[red]to look at: {escape(', '.join(failed))}[/]", soft_wrap=True)
+    return 0
+
+
+def show(args, console: Console) -> int:
+    from tools.assignment import feedback
+
+    try:
+        data = json.loads(args.results.read_text(encoding="utf-8"))
+        text = feedback.summary(data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DefinitionError(f"RESULTS is {str(args.results)!r}: {error}; accepted: a results.json") from None
+    sys.stdout.write(text)
+    return 0
+
+
+COMMANDS = {
+    "list": list_all, "build": build_some, "check": build_some, "grade": grade_one, "batch": batch_all, "show": show,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Naming a mistake: a wrong result is compared with what known mistakes would have given.
+
+Each mistake is attention in float64 with one thing done wrong. A result that equals one of them, and not the right
+answer, was most likely made by it; the student is told the mistake, not the numbers.
+"""
+
+# ruff: noqa: E741  (the papers' symbols)
+from __future__ import annotations
+
+import math
+
+import torch
+
+from reference import Case, oracle
+
+# name: what the student reads. The order decides where two give the same result.
+MISTAKES = {
+    "top-left": "the causal mask is aligned to the top left corner; it ends in the bottom right: "
+    "j <= i + seqlen_k - seqlen_q",
+    "strict": "the causal mask is off by one: query i sees the key j = i + seqlen_k - seqlen_q too",
+    "unmasked": "the causal mask is not applied",
+    "tile mask": "the causal mask counts keys from the start of the tile, not of the sequence",
+    "early stop": "causal: the walk over K and V stops where the Q tile's first row does; its last row sees more",
+    "scale ignored": "the caller's softmax_scale is not used",
+    "unscaled": "the scores are not multiplied by softmax_scale",
+    "tail counted": "keys past the end of a ragged length count as scores of 0; they need a score of -inf",
+    "tail dropped": "the ragged last K/V tile is left out",
+    "O not rescaled": "O is not rescaled when the running maximum grows",
+    "l not rescaled": "l is not rescaled when the running maximum grows",
+    "nothing rescaled": "neither O nor l is rescaled when the running maximum grows",
+    "upside down": "the factor is upside down: what was summed has to shrink by exp(m - m_new)",
+    "max zero": "the running maximum starts at 0: where all scores are far below, everything underflows; start at -inf",
+    "last tile": "only the last K/V tile counts: what came before it is overwritten",
+    "not divided": "O is not divided by l at the end",
+    "heads": "query heads take turns over the key/value heads; head h reads h // (nheads // nheads_k)",
+    "first batch": "every batch reads the keys and values of the first",
+    "first K": "every batch reads the keys of the first",
+    "first V": "every batch reads the values of the first",
+    "lse max": "lse lacks the maximum: it is m + log l",
+    "lse log2": "lse is in base 2; it is a natural logarithm",
+    "lse half": "the logarithm of l is in base 2; it is a natural one",
+    "lse sum": "lse is l itself, not its logarithm with the maximum",
+    "lse old": "lse has only the maximum: it is m + log l",
+}
+
+
+def diagnose(case: Case, q, k, v, out, lse, tile: int) -> str:
+    """The mistake in words, or "". q, k, v: the inputs; out, lse: the student's; tile: rows of a K/V tile."""
+    unseen = oracle_lse_is_empty(case)
+    if unseen is not None:
+        rows = out.isnan().any(dim=3).any(dim=2).any(dim=0)
+        if rows.any() and torch.equal(rows, rows & unseen):
+            return "rows that see no key give NaN: their maximum is -inf, and -inf - -inf is NaN"
+        if (lse.transpose(1, 2)[:, unseen] != -torch.inf).any():
+            return "rows that see no key have an lse of -inf"
+        if (out[:, unseen] != 0).any():
+            return "rows that see no key have an output of 0"
+    for name, text in MISTAKES.items():
+        made = mistaken(name, case, q, k, v, tile)
+        if made is not None and _close(out, made[0], case) and _close(lse, made[1], case):
+            return text
+    return ""
+
+
+def oracle_lse_is_empty(case: Case):
+    """[seqlen_q] True where a row sees no key; None where all do."""
+    if not case.causal or case.seqlen_q <= case.seqlen_k:
+        return None
+    return torch.arange(case.seqlen_q) + case.seqlen_k - case.seqlen_q < 0
+
+
+def _close(got, made, case: Case) -> bool:
+    got, made = got.double(), made.double()
+    if not torch.equal(got.isfinite(), made.isfinite()):
+        return False
+    finite = made.isfinite()
+    size = made[finite].abs().max().item() if finite.any() else 0
+    tolerance = {"float16": 4e-3, "bfloat16": 3e-2}.get(case.dtype, 1e-4) * max(size, 1e-3)
+    return bool(((got - made)[finite].abs() <= tolerance).all())
+
+
+def mistaken(name: str, case: Case, q, k, v, tile: int):
+    """(out, lse) as the mistake `name` gives them, or None where it changes nothing or cannot be made."""
+    causal, scale = case.causal, case.softmax_scale if case.softmax_scale is not None else case.headdim**-0.5
+    q, k, v = (t.double() for t in (q, k, v))
+    shift = case.seqlen_k - case.seqlen_q
+    i, j = torch.arange(case.seqlen_q)[:, None], torch.arange(case.seqlen_k)[None, :]
+    if name in ("top-left", "strict", "unmasked"):
+        if not causal or (name == "top-left" and shift == 0):
+            return None
+        visible = {"top-left": j <= i, "strict": j < i + shift, "unmasked": j >= 0}[name]
+        return _softmax(q, k, v, scale, visible)
+    if name in ("scale ignored", "unscaled"):
+        other = case.headdim**-0.5 if name == "scale ignored" else 1.0
+        return None if other == scale else oracle(q, k, v, causal=causal, softmax_scale=other)
+    visible = j <= i + shift if causal else j >= 0
+    if name == "tail counted":
+        extra = -case.seqlen_k % tile
+        if not extra or causal:
+            return None
+        k, v = (torch.nn.functional.pad(t, (0, 0, 0, 0, 0, extra)) for t in (k, v))
+        return _softmax(q, k, v, scale, torch.ones(case.seqlen_q, case.seqlen_k + extra, dtype=torch.bool))
+    if name == "tail dropped":
+        whole = case.seqlen_k // tile * tile
+        if not whole or whole == case.seqlen_k:
+            return None
+        return _softmax(q, k[:, :whole], v[:, :whole], scale, visible[:, :whole])
+    if name in ("tile mask", "early stop"):
+        if not causal or case.seqlen_k <= tile:
+            return None
+        first_row = i // tile * tile
+        wrong = j % tile <= i + shift if name == "tile mask" else visible & (j // tile * tile <= first_row + shift)
+        return _softmax(q, k, v, scale, wrong)
+    if name in ("O not rescaled", "l not rescaled", "nothing rescaled", "upside down", "max zero", "last tile"):
+        if case.seqlen_k <= tile and name != "max zero":
+            return None
+        return _walk(name, q, k, v, scale, visible, tile)
+    if name == "heads":
+        group = case.nheads // case.nheads_k
+        if group == 1 or case.nheads_k == 1:
+            return None
+        order = torch.arange(case.nheads) % case.nheads_k
+        return oracle(q, k[:, :, order], v[:, :, order], causal=causal, softmax_scale=scale)
+    if name in ("first batch", "first K", "first V"):
+        if case.batch == 1:
+            return None
+        k = k if name == "first V" else k[:1].expand_as(k)
+        v = v if name == "first K" else v[:1].expand_as(v)
+        return oracle(q, k, v, causal=causal, softmax_scale=scale)
+    out, lse = oracle(q, k, v, causal=causal, softmax_scale=scale)
+    m = _scores(q, k, scale, visible).amax(dim=3)
+    if name == "not divided":
+        return out * torch.where(lse == -torch.inf, 0, (lse - m)).exp().transpose(1, 2)[..., None], lse
+    log_l = torch.where(lse == -torch.inf, 0, lse - m)
+    wrong = {
+        "lse max": log_l, "lse log2": lse / math.log(2), "lse half": m + log_l / math.log(2), "lse sum": log_l.exp(),
+        "lse old": m,
+    }  # fmt: skip
+    return out, wrong[name]
+
+
+def _scores(q, k, scale, visible):
+    k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
+    S = scale * torch.einsum("bihd,bjhd->bhij", q, k)
+    return S.masked_fill(~visible, -torch.inf)
+
+
+def _softmax(q, k, v, scale, visible):
+    S = _scores(q, k, scale, visible)
+    lse = S.logsumexp(dim=3)
+    P = (S - torch.where(lse == -torch.inf, 0, lse)[..., None]).exp()
+    return torch.einsum("bhij,bjhd->bihd", P, v.repeat_interleave(q.shape[2] // v.shape[2], dim=2)), lse
+
+
+def _exp(x):
+    """As float32 has it: below about -104 there is nothing left."""
+    return torch.where(x < -104, 0, x.exp())
+
+
+def _walk(name, q, k, v, scale, visible, tile):
+    """The online softmax, with something left out."""
+    S = _scores(q, k, scale, visible)
+    v = v.repeat_interleave(q.shape[2] // v.shape[2], dim=2)
+    O = torch.zeros(q.shape, dtype=torch.float64).transpose(1, 2)
+    m = torch.full(S.shape[:3], 0 if name == "max zero" else -torch.inf, dtype=torch.float64)
+    l = torch.zeros_like(m)
+    for start in range(0, S.shape[3], tile):
+        part = S[..., start : start + tile]
+        m_new = torch.maximum(m, part.amax(dim=3))
+        m_safe = torch.where(m_new == -torch.inf, 0, m_new)
+        P = _exp(part - m_safe[..., None])
+        alpha = torch.where(m == -torch.inf, 0, m_safe - m).exp() if name == "upside down" else _exp(m - m_safe)
+        keep_O = 0 if name == "last tile" else 1 if name in ("O not rescaled", "nothing rescaled") else alpha[..., None]
+        keep_l = 0 if name == "last tile" else 1 if name in ("l not rescaled", "nothing rescaled") else alpha
+        O = keep_O * O + torch.einsum("bhij,bjhd->bhid", P, v[:, start : start + tile])
+        l = keep_l * l + P.sum(dim=3)
+        m = m_new
+    O = O / torch.where(l == 0, 1, l)[..., None]
+    return O.transpose(1, 2), m + torch.where(l == 0, 1, l).log()

@@ -1,0 +1,146 @@
+"""Grading one submission: every test in a process of its own, results handed on after each."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.common.where import gpu_arch
+from tools.assignment import submission
+from tools.assignment.allowed import refusals
+from tools.assignment.definition import ROOT, Assignment, Test
+from tools.assignment.kinds import KINDS, MEMORY, MISSING, REFUSED, TIME, UNGRADED, Context, Failed, Outcome
+from tools.assignment.process import Worker
+from tools.assignment.tree import for_worker
+
+SPARE_S = 20  # of the time limit, for what is not a test
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One test and what became of it."""
+
+    test: Test
+    outcome: Outcome
+    seconds: float
+
+    @property
+    def score(self) -> float | None:
+        """None: not graded."""
+        if self.outcome.status == UNGRADED:
+            return None
+        return self.test.points if self.outcome.ok else 0
+
+
+@dataclass(frozen=True)
+class Grades:
+    """The tests of one submission so far, in the definition's order; note: about the submission as a whole."""
+
+    assignment: Assignment
+    graded: tuple[Graded, ...]
+    seconds: float
+    note: str = ""
+
+    @property
+    def score(self) -> float:
+        return sum(g.score or 0 for g in self.graded)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.graded) == len(self.assignment.tests)
+
+
+def grade(
+    assignment: Assignment,
+    path: Path,
+    secret: str,
+    *,
+    after_each: Callable[[Grades], None] = lambda grades: None,
+    select: Callable[[Test], bool] = lambda test: True,
+    static: bool = True,
+    worker: Worker | None = None,
+    root: Path = ROOT,
+) -> Grades:
+    """Grade the submission at `path`. after_each: gets the grades so far, after every test.
+
+    select: the tests to run; the others are not in the result.
+    static: False leaves out the check of what the files may say, as tests of the other layers need it.
+    worker: one from `worker_for`, which then serves several submissions, one after the other; None: one for this.
+    """
+    if worker is None:
+        with worker_for(assignment, root) as own:
+            options = {"after_each": after_each, "select": select, "static": static, "root": root}
+            return grade(assignment, path, secret, worker=own, **options)
+    start = time.monotonic()
+    try:
+        found = submission.read(assignment, path)
+    except submission.SubmissionError as error:
+        found = submission.Found({}, {name: str(error) for name in assignment.submitted})
+    note = "; ".join(dict.fromkeys(found.problems.values()))
+    for name in assignment.submitted:
+        (worker.tree / name).unlink(missing_ok=True)
+    for name, text in found.files.items():
+        (worker.tree / name).write_text(text, encoding="utf-8")
+    refused = _refused(assignment, found.files) if static else {}
+    graded: list[Graded] = []
+    for test in filter(select, assignment.tests):
+        began = time.monotonic()
+        gate = next((g.outcome for g in graded if g.test.number == test.only_if), None)
+        if gate is not None and gate.status in (MEMORY, REFUSED) and file_of(assignment, test) not in refused:
+            outcome = Outcome(REFUSED, f"not graded, because of what test {test.only_if} found.")
+        else:
+            left = assignment.minutes * 60 - SPARE_S - (began - start)
+            outcome = _outcome(assignment, test, worker, secret, found, refused, left)
+        graded.append(Graded(test, outcome, time.monotonic() - began))
+        after_each(Grades(assignment, tuple(graded), time.monotonic() - start, note))
+    return Grades(assignment, tuple(graded), time.monotonic() - start, note)
+
+
+@contextlib.contextmanager
+def worker_for(assignment: Assignment, root: Path = ROOT) -> Iterator[Worker]:
+    """A process in which submissions to the assignment run, and the tree that it runs in."""
+    tree = Path(tempfile.mkdtemp(prefix="submission-"))
+    try:
+        for_worker(assignment, tree, root)
+        preload = ["triton"] if any(s.capability.backend == "triton" for s in assignment.stages) else []
+        with Worker(tree, memory_mb=assignment.memory_mb, preload=preload) as worker:
+            yield worker
+    finally:
+        shutil.rmtree(tree, ignore_errors=True)
+
+
+def file_of(assignment: Assignment, test: Test) -> str:
+    return assignment.submitted[assignment.stages.index(test.stage)]
+
+
+def _refused(assignment: Assignment, files: dict[str, str]) -> dict[str, str]:
+    """File -> why nothing of it is graded."""
+    refused = {}
+    for stage, name in zip(assignment.stages, assignment.submitted):
+        found = refusals(stage, files[name], assignment.accept) if name in files else []
+        if found:
+            shown = "\n".join(f"  {refusal}" for refusal in found[:5])
+            more = f"\n  and {len(found) - 5} more" if len(found) > 5 else ""
+            refused[name] = f"Not graded, because the file says what an assignment may not say:\n{shown}{more}"
+    return refused
+
+
+def _outcome(assignment, test: Test, worker: Worker, secret: str, found, refused, left: float) -> Outcome:
+    name = file_of(assignment, test)
+    if name not in found.files:
+        return Outcome(MISSING, found.problems[name])
+    if name in refused:
+        return Outcome(REFUSED, refused[name])
+    if test.needs == "gpu" and gpu_arch() is None:
+        return Outcome(UNGRADED, "not graded here: only a GPU can show it, and there is none.")
+    if left < test.seconds:
+        return Outcome(TIME, f"not run: the tests before it used up the {assignment.minutes:g} minutes.")
+    try:
+        return KINDS[test.kind](Context(assignment, test, worker, secret, found.files[name]))
+    except Failed as failed:
+        return failed.outcome

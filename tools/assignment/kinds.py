@@ -1,0 +1,572 @@
+"""What a test does: it makes a job for the student's process, and judges what came back."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reference import Case, judge
+from reference.check import Expected, expect
+from stages.common.where import installed, where
+from tools.assignment.definition import Assignment, Task, Test
+from tools.assignment.diagnose import diagnose
+from tools.assignment.functions import FUNCTIONS, answer_problem
+from tools.assignment.hidden import cases, generator
+from tools.assignment.overlap import parse
+from tools.assignment.process import Answer, Job, Worker
+from tools.assignment.tensors import restore
+from tools.assignment.worker import GUARD
+from tools.check import ADVICE, NOT_WRITTEN
+
+# What torch may do in a call: make room, copy, look at the same memory another way.
+TORCH_OPS = {
+    "detach", "alias", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "zeros", "zeros_like",
+    "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill_", "zero_", "copy_",
+    "_to_copy", "clone", "view", "_unsafe_view", "reshape", "_reshape_alias", "as_strided", "slice", "select",
+    "transpose", "permute", "t", "expand", "unsqueeze", "squeeze", "unbind", "split", "constant_pad_nd", "lift_fresh",
+    "_local_scalar_dense", "contiguous", "is_pinned", "set_", "_pin_memory",
+}  # fmt: skip
+
+PASSED, WRONG, UNWRITTEN, REFUSED, CRASHED, TIME, MEMORY, MISSING, UNGRADED = (
+    "passed", "wrong", "not written", "refused", "crashed", "time", "memory", "missing", "not graded",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a test. status: one of the names above; message: for the student, without hidden inputs;
+    notes: for the instructor; values: what was measured."""
+
+    status: str
+    message: str = ""
+    notes: tuple[str, ...] = ()
+    values: dict = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == PASSED
+
+
+class Failed(Exception):
+    """A test's outcome, found on the way."""
+
+    def __init__(self, status: str, message: str, *notes: str):
+        self.outcome = Outcome(status, message, notes)
+
+
+@dataclass
+class Context:
+    """What a test has to work with. source: the submitted file's text."""
+
+    assignment: Assignment
+    test: Test
+    worker: Worker
+    secret: str
+    source: str
+
+    @property
+    def stage(self):
+        return self.test.stage
+
+    def run(self, job: Job) -> list[dict]:
+        """The calls' answers. Raises Failed for what went wrong on the way to them."""
+        self.answer = self.worker.run(
+            job,
+            backend=self.stage.capability.backend,
+            module=self.stage.entry_module,
+            file=f"stages/{self.stage.name}/{self.stage.kernel_file.name}",
+        )
+        return checked(self, self.answer, job)
+
+
+def checked(context: Context, answer: Answer, job: Job) -> list[dict]:
+    if answer.ended == "time":
+        raise Failed(TIME, f"stopped after {job.seconds:g} seconds: is there a loop that does not end?")
+    if answer.ended == "memory":
+        raise Failed(MEMORY, f"stopped: it took more than {context.assignment.memory_mb} MB of memory.")
+    if answer.ended:
+        raise Failed(
+            CRASHED, "the process with the submission ended without an answer (a crash, or an exit).", answer.log
+        )
+    if "error" in answer.data:
+        raise failure(context, answer.data["error"], answer.log)
+    answers = answer.data["calls"]
+    for call in answers:
+        if not isinstance(call, dict):
+            raise Failed(CRASHED, "the process with the submission gave no answer that can be read.", answer.log)
+        if "error" in call:
+            raise failure(context, call["error"], answer.log)
+    if len(answers) != len(job.calls):
+        raise Failed(CRASHED, "the process with the submission gave too few answers.", answer.log)
+    return answers
+
+
+def failure(context: Context, error, log: str) -> Failed:
+    """An exception in the student's code. Its text can hold hidden inputs, so only its kind and place are told."""
+    if not isinstance(error, dict):
+        return Failed(CRASHED, "the process with the submission gave no answer that can be read.", log)
+    kind, text, line = str(error.get("type")), str(error.get("text")), error.get("line")
+    if NOT_WRITTEN in text:
+        for task in context.assignment.tasks_of(context.stage):
+            if f"{NOT_WRITTEN}: {task.name}:" in text:
+                return Failed(UNWRITTEN, f"{task.name} is not written yet: the file still says {NOT_WRITTEN!r} there.")
+        return Failed(UNWRITTEN, f"something is not written yet: the file still says {NOT_WRITTEN!r}.")
+    lines = context.source.splitlines()
+    place = ""
+    if isinstance(line, int) and 0 < line <= len(lines):
+        place = f", in line {line} of the file:\n    {lines[line - 1].strip()}"
+    if kind in ("CompileError", "CompilationError"):
+        return Failed(CRASHED, f"the kernel does not compile:\n{_tail(text, 12)}", text, log)
+    if kind in ("SyntaxError", "IndentationError", "TabError", "ModuleNotFoundError", "ImportError"):
+        return Failed(CRASHED, f"{kind}: {_tail(text, 3)}{place}", text, log)
+    if kind == "MemoryError" or "DefaultCPUAllocator" in text:
+        return Failed(MEMORY, f"it asked for more memory than there is{place}", text, log)
+    advice = "The text is not shown, since it may quote hidden inputs; `python check.py` shows what comes up there."
+    return Failed(CRASHED, f"{kind} was raised{place}\n{advice}", text, log)
+
+
+def _tail(text: str, n: int) -> str:
+    return "\n".join(text.strip().splitlines()[:n])
+
+
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+
+def attention_call(job: Job, context: Context, case: Case, again: bool = False, settings: dict | None = None) -> dict:
+    """A call of the stage's attention, and its inputs; again: a second time, other numbers in the same tensors."""
+    place = where(context.stage, case.dtype)
+    inputs = case.inputs("cpu")
+    other = dataclasses.replace(case, seed=case.seed ^ 0x5EED).inputs("cpu") if again else ()
+    emulate = None
+    if place.kind == "emulator":
+        emulate = {"limit_s": context.test.seconds, **(settings or {})}
+    job.calls.append(
+        {
+            "kind": "attention",
+            "arguments": [job.tensor(t) for t in inputs],
+            "again": [job.tensor(t) for t in other],
+            "causal": case.causal,
+            "softmax_scale": case.softmax_scale,
+            "device": place.device,
+            "emulate": emulate,
+        }  # fmt: skip
+    )
+    return {"case": case, "inputs": [inputs, other] if again else [inputs]}
+
+
+def results(call: dict, case: Case, out: bytes) -> list[tuple]:
+    """(out, lse, intact) of each run of a call, from the bytes that came back. Raises Failed if some are missing."""
+    shapes = (
+        ((case.batch, case.seqlen_q, case.nheads, case.headdim), getattr(torch, case.dtype)),
+        ((case.batch, case.nheads, case.seqlen_q), torch.float32),
+    )
+    found = []
+    try:
+        for pair in call["runs"]:
+            tensors = []
+            for record, (shape, dtype) in zip(pair, shapes, strict=True):
+                size = torch.Size(shape).numel()
+                expected = {"dtype": case.dtype if dtype != torch.float32 else "float32", "stride": [1]}
+                if record["shape"] != [size + 2 * GUARD] or any(record[k] != v for k, v in expected.items()):
+                    raise ValueError
+                buffer = restore(record, out)
+                tensors.append((buffer[GUARD : GUARD + size].view(shape), buffer))
+            intact = all(bool(b[:GUARD].isnan().all() and b[-GUARD:].isnan().all()) for _, b in tensors)
+            found.append((tensors[0][0], tensors[1][0], intact))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        raise Failed(CRASHED, "the process with the submission gave no answer that can be read.") from None
+    return found
+
+
+def check_ops(call: dict) -> None:
+    """Raises Failed when torch did the stage's work."""
+    ops = call.get("ops")
+    if not isinstance(ops, list):
+        raise Failed(CRASHED, "the process with the submission gave no answer that can be read.")
+    strange = sorted({str(op).removeprefix("aten.") for op in ops} - TORCH_OPS)
+    if strange:
+        raise Failed(REFUSED, f"torch computed {', '.join(strange[:4])} for the stage; the kernel has to compute.")
+
+
+def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[str, str]:
+    """(problem for the student, note for the instructor) of one call, or two empty strings."""
+    case = asked["case"]
+    check_ops(call)
+    runs = results(call, case, out)
+    counted = call.get("counted")
+    if len(runs) != len(asked["inputs"]) or not isinstance(counted, list) or len(counted) != len(runs):
+        raise Failed(CRASHED, "the process with the submission gave no answer that can be read.")
+    for number, ((o, lse, intact), (q, k, v), noted) in enumerate(zip(runs, asked["inputs"], counted)):
+        if context.stage.capability.backend == "triton" and not noted.get("launches"):
+            raise Failed(REFUSED, "no Triton kernel was launched.")
+        if not noted.get("returned"):
+            return "the out and lse that were given are not what was returned", str(case)
+        if not intact:
+            return "something was written outside out or lse", str(case)
+        expected = expect(q, k, v, causal=case.causal, softmax_scale=case.softmax_scale)
+        verdict = judge(o, lse, expected)
+        if not verdict.ok:
+            if number:
+                first = runs[0]
+                if torch.equal(o, first[0]):
+                    return "a second call with other numbers in the same tensors gave the first call's result", str(
+                        case
+                    )
+                return "a second call is wrong though the first was right: something is kept between calls", str(case)
+            problem = finding(noted) or explain(context, case, q, k, v, o, lse, expected)
+            return problem, f"{case}: {verdict.problem}"
+    return "", ""
+
+
+def finding(noted: dict) -> str:
+    """What the emulator found first (a race, an access out of bounds, a deadlock), or "". A result can be right all
+    the same: whether it is and whether there is a race are two tests, with points of their own."""
+    found = (noted.get("report") or {}).get("findings")
+    return f"the emulator found: {found[0]['kind']}: {found[0]['message']}" if found else ""
+
+
+def explain(context: Context, case: Case, q, k, v, out, lse, expected: Expected) -> str:
+    """What is wrong, by name if it is known, else by what is affected."""
+    tile = context.stage.tile_rows(case.headdim, getattr(torch, case.dtype).itemsize)
+    if (out == 0).all() and case.family != "negative":  # there it can be an underflow
+        return "out is 0 throughout"
+    known = diagnose(case, q, k, v, out, lse, tile)
+    if known:
+        return known
+    if out.isnan().all() or lse.isnan().all():
+        return f"{'out' if out.isnan().all() else 'lse'} is NaN throughout, or was not written"
+    if out.isnan().any() or lse.isnan().any():
+        return f"{'out' if out.isnan().any() else 'lse'} has NaN, or was not written everywhere"
+    error = (out.double() - expected.out).abs().amax(dim=(1, 3))
+    if (error <= expected.bound).all():
+        return "out is right, lse is not"
+    return "out is wrong by more than rounding explains"
+
+
+def attention(context: Context) -> Outcome:
+    """All cases have to be right."""
+    job = Job(context.test.seconds)
+    asked = [attention_call(job, context, case, again=i == 0) for i, case in enumerate(drawn(context))]
+    answers = context.run(job)
+    problems = []
+    for call, question in zip(answers, asked):
+        problem, note = check_call(context, call, question, context.answer.out)
+        if problem:
+            problems.append((problem, note))
+    if not problems:
+        return Outcome(PASSED, values={"seconds": round(context.answer.seconds, 3)})
+    about = context.test.about
+    lines = [f"{len(problems)} of {len(asked)} hidden cases are wrong."]
+    lines += [f"What the result looks like: {p}." for p in dict.fromkeys(p for p, _ in problems)]
+    if about in ADVICE:
+        lines.append(f"These cases are about {about}: {ADVICE[about]}.")
+    return Outcome(WRONG, "\n".join(lines), tuple(note for _, note in problems))
+
+
+def drawn(context: Context) -> list[Case]:
+    """The test's cases, as far as they run here. Raises Failed when none does."""
+    all_cases = cases(context.test, context.secret)
+    here = [case for case in all_cases if where(context.stage, case.dtype)]
+    if not here:
+        raise Failed(UNGRADED, f"not graded here: {where(context.stage, all_cases[0].dtype).reason}")
+    return here
+
+
+# ---- single functions -----------------------------------------------------------------------------------------------
+
+
+def function(context: Context) -> Outcome:
+    """options.function: a function of the kernel file, asked questions of tools.assignment.functions."""
+    options = context.test.options
+    questions = FUNCTIONS[options["function"]](generator(context.secret, context.test.number), options)
+    job = Job(context.test.seconds)
+    for question in questions:
+        tensors = [job.tensor(torch.from_numpy(np.ascontiguousarray(a))) for a in question.arguments]
+        job.calls.append({"kind": "function", "name": question.function, "arguments": tensors})
+    problems = []
+    for call, question in zip(context.run(job), questions):
+        try:
+            got = tuple(restore(record, context.answer.out).double().numpy() for record in call["tensors"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+            raise Failed(CRASHED, f"{question.function} returned nothing that can be read.") from None
+        problems.append(answer_problem(question, got))
+    wrong = [problem for problem in problems if problem]
+    if not wrong:
+        return Outcome(PASSED)
+    text = "\n".join(f"What the result looks like: {p}." for p in dict.fromkeys(wrong))
+    return Outcome(WRONG, f"{len(wrong)} of {len(questions)} hidden calls are wrong.\n{text}")
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def memory(context: Context) -> Outcome:
+    """Peak memory at two lengths: it may grow by options.bytes_per_row for each further row, and the results be right.
+
+    options.through: a function of the file that every tile has to pass.
+    """
+    options, rng = context.test.options, generator(context.secret, context.test.number)
+    peaks = []
+    for length in options["lengths"]:
+        case = Case(
+            dtype="float32", headdim=options.get("headdim", 32), seqlen_q=length, seqlen_k=length, nheads=1, nheads_k=1,
+            seed=rng.getrandbits(31),
+        )  # fmt: skip
+        job = Job(context.test.seconds)
+        attention_call(job, context, dataclasses.replace(case, seqlen_q=100, seqlen_k=100))  # loads what it needs
+        question = attention_call(job, context, case)
+        job.calls[1] |= {"through": options.get("through"), "pause": True}
+        _, call = context.run(job)
+        problem, note = check_call(context, call, question, context.answer.out)
+        if problem:
+            return Outcome(WRONG, f"A long sequence is wrong, so its memory does not count: {problem}.", (note,))
+        if options.get("through") and not _tile_by_tile(context, call, case):
+            text = f"the result is right, but K and V do not pass {options['through']} a tile at a time."
+            return Outcome(REFUSED, text)
+        if context.answer.peak_bytes is None:
+            raise Failed(UNGRADED, "not graded here: this system does not say how much memory a process has held.")
+        peaks.append(context.answer.peak_bytes)
+    rows = options["lengths"][-1] - options["lengths"][0]
+    slope = (peaks[-1] - peaks[0]) / rows
+    values = {"bytes_per_row": round(slope), "peak_bytes": peaks}
+    if slope <= options["bytes_per_row"]:
+        return Outcome(PASSED, f"Memory grows by {max(slope, 0):,.0f} bytes a row.", values=values)
+    text = (
+        f"Memory grows by {slope:,.0f} bytes for each further row; allowed are {options['bytes_per_row']:,}. "
+        "Something as large as the whole matrix S is held: nothing may be larger than a tile, or a row of the result."
+    )
+    return Outcome(MEMORY, text, values=values)
+
+
+def _tile_by_tile(context: Context, call: dict, case: Case) -> bool:
+    """Whether the watched function was called for each pair of tiles, and with nothing larger than a tile."""
+    Br, Bc = context.stage.tiles["Br"], context.stage.tiles["Bc"]
+    pairs = -(-case.seqlen_q // Br) * -(-case.seqlen_k // Bc)
+    calls, largest = call.get("through", (0, 0))
+    return calls >= pairs and largest <= max(Br, Bc) * max(Br, Bc, case.headdim)
+
+
+# ---- Triton ---------------------------------------------------------------------------------------------------------
+
+
+def launches(context: Context) -> Outcome:
+    """options.programs: "head" (batch × heads programs) or "q_tile" (each Q tile of each): who owns what."""
+    job = Job(context.test.seconds)
+    asked = [attention_call(job, context, case) for case in drawn(context)]
+    for call, question in zip(context.run(job), asked):
+        problem, note = check_call(context, call, question, context.answer.out)
+        if problem:
+            return Outcome(WRONG, f"The result is wrong, so its launch does not count: {problem}.", (note,))
+        case = question["case"]
+        rows = context.stage.tile_rows(case.headdim, getattr(torch, case.dtype).itemsize)
+        tiles = -(-case.seqlen_q // rows) if context.test.options["programs"] == "q_tile" else 1
+        wanted = case.batch * case.nheads * tiles
+        programs = [n for _, n in call["counted"][0]["launches"]]
+        if programs != [wanted]:
+            what = "for every Q tile of every batch and head" if tiles > 1 else "for every batch and head"
+            return Outcome(WRONG, f"Expected one launch with one program {what}; something else was launched.")
+    return Outcome(PASSED)
+
+
+# ---- CUDA in the emulator -------------------------------------------------------------------------------------------
+
+SCHEDULES = ("forward", "reverse", "random")
+
+
+def emulator(context: Context) -> Outcome:
+    """options.check: "conflicts" (none in shared memory, in a kernel that does its work there) or "races" (none, in
+    several orders of threads, copies landing as early and as late as they may)."""
+    job = Job(context.test.seconds)
+    check = context.test.options["check"]
+    asked = []
+    for case in drawn(context):
+        if not where(context.stage, case.dtype).kind == "emulator":
+            raise Failed(UNGRADED, "not graded here: it needs the emulator; CUDA_EMULATE=1 makes it run beside a GPU.")
+        if check == "conflicts":
+            asked.append(attention_call(job, context, case))
+            continue
+        for asynchronous in ("late", "early"):
+            for schedule in SCHEDULES:
+                settings = {"asynchronous": asynchronous, "schedule": schedule, "counters": False}
+                asked.append(attention_call(job, context, case, settings=settings))
+    for call, question in zip(context.run(job), asked):
+        problem, note = check_call(context, call, question, context.answer.out)
+        if problem:
+            return Outcome(WRONG, f"The result is wrong: {problem}.", (note,))
+        if check == "races" and finding(call["counted"][0]):
+            return Outcome(WRONG, f"The result is right, but {finding(call['counted'][0])}.")
+        if check == "conflicts":
+            outcome = _conflicts(context, call["counted"][0]["report"], question["case"])
+            if not outcome.ok:
+                return outcome
+    return outcome if check == "conflicts" else Outcome(PASSED)
+
+
+def work(context: Context, case: Case) -> dict[str, int]:
+    """Instructions that the stage's products cannot do without, for a case without a mask."""
+    tiles, d = context.stage.tiles, context.stage.capability.padded_headdim(case.headdim)
+    Br, Bc, warps = tiles["Br"], tiles["Bc"], tiles["num_warps"]
+    blocks = case.batch * case.nheads * -(-case.seqlen_q // Br) * warps
+    kv_tiles = -(-case.seqlen_k // Bc)
+    products = kv_tiles * (d // 16 * (Bc // 8) + Bc // 16 * (d // 8))
+    return {"mma": blocks * products, "fragments": blocks * (d // 16 + products // 2)}
+
+
+def _conflicts(context: Context, report: dict, case: Case) -> Outcome:
+    counters = report["counters"]
+
+    def total(name: str, *ops: str) -> int:
+        return sum(int(counters.get(op, {}).get(name, 0)) for op in ops)
+
+    matrix = ("ldmatrix", "ldmatrix.trans")
+    need = work(context, case)
+    if total("instructions", "mma") < need["mma"] or total("instructions", *matrix) < need["fragments"]:
+        return Outcome(REFUSED, "The kernel does less than its products need: tensor cores or ldmatrix are gone round.")
+    shared = (*matrix, "ld.shared", "st.shared", "cp.async")
+    conflicts = total("wavefronts", *shared) - total("passes", *shared)
+    values = {"conflicts": conflicts, "wavefronts": total("wavefronts", *shared)}
+    if not conflicts:
+        return Outcome(PASSED, "No bank conflict.", values=values)
+    first = report["conflicts"][0]
+    text = (
+        f"{conflicts:,} bank conflicts, the first in line {first['line']}: {first['op']}, up to {first['ways']} in one "
+        "bank. Eight rows, one chunk of each, have to lie in eight different places of 128 bytes."
+    )
+    return Outcome(WRONG, text, values=values)
+
+
+def overlap(context: Context) -> Outcome:
+    """options.during: of the products of a K/V tile, how many a tile's copies have to travel along with: "some" (those
+    of Q Kᵀ or of P V) or "all" of them. options.barriers: the most __syncthreads for each K/V tile."""
+    job = Job(context.test.seconds)
+    (case,) = drawn(context)
+    if not where(context.stage, case.dtype).kind == "emulator":
+        raise Failed(UNGRADED, "not graded here: it needs the emulator; CUDA_EMULATE=1 makes it run beside a GPU.")
+    question = attention_call(job, context, case)
+    job.calls[0]["overlap"] = True
+    (call,) = context.run(job)
+    problem, note = check_call(context, call, question, context.answer.out)
+    if problem:
+        return Outcome(WRONG, f"The result is wrong: {problem}.", (note,))
+    tiles, d = context.stage.tiles, context.stage.capability.padded_headdim(case.headdim)
+    kv_tiles, warps = -(-case.seqlen_k // tiles["Bc"]), tiles["num_warps"]
+    half = d // 16 * (tiles["Bc"] // 8)  # products of Q Kᵀ, and as many of P V, of a warp in a K/V tile
+    wanted = half if context.test.options["during"] == "some" else 2 * half
+    groups = parse(str(context.answer.data.get("overlap", "")))
+    blocks = case.batch * case.nheads * -(-case.seqlen_q // tiles["Br"])
+    if len(groups) != blocks * warps:
+        return Outcome(REFUSED, "The kernel's copies do not go by cp_async_chunk, cp_async_commit and cp_async_wait.")
+    # Q's group and the first tile's have nothing to travel along with.
+    travelling = [sorted(products)[2:] for products in groups.values()]
+    late = sum(products < wanted for warp in travelling for products in warp)
+    many = sum(map(len, travelling))
+    values = {"groups": many, "late": late}
+    if many < len(groups) * (kv_tiles - 1):
+        return Outcome(REFUSED, "The kernel commits fewer groups of copies than it has K/V tiles.", values=values)
+    if late:
+        during = "at least one of the two products" if wanted == half else "both products of a whole iteration"
+        text = (
+            f"{late} of {many} groups of copies are waited for too early: apart from the first, each is to travel during "
+            f"{during}. Ask for a tile as soon as its place in shared memory is free, and wait as late as you can."
+        )
+        return Outcome(WRONG, text, values=values)
+    most = context.test.options.get("barriers")
+    if most is not None:
+        barriers = int(call["counted"][0]["report"]["counters"].get("__syncthreads", {}).get("instructions", 0))
+        each = barriers / (blocks * warps * kv_tiles)
+        values["barriers"] = round(each, 2)
+        if each > most:
+            return Outcome(WRONG, f"There are {each:.1f} __syncthreads for each K/V tile; allowed: {most:g}.", values=values)
+    return Outcome(PASSED, values=values)
+
+
+# ---- what the compiler makes of it ----------------------------------------------------------------------------------
+
+
+def compiled(context: Context) -> Outcome:
+    """Compiled for a GPU, without one: no spills; values for the leaderboard. options.arch, headdim, dtype, causal;
+    options.per_product: the most instructions of the main loop for each tensor-core product."""
+    if not installed("cupy"):
+        raise Failed(UNGRADED, "not graded here: it needs CuPy and NVRTC, which are not installed.")
+    from tools.edited import edited
+    from tools.nvrtc import CompileError
+    from tools.sass import mix, records
+
+    options, disassembler = context.test.options, mix.find_disassembler()
+    if disassembler is None:
+        raise Failed(UNGRADED, "not graded here: no disassembler was found; Triton brings one.")
+    chosen = {"arch": "80", "dtype": "bfloat16", "headdim": 128, "causal": False}
+    chosen = {key: options.get(key, value) for key, value in chosen.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        kernel = Path(folder) / "kernel.cu"
+        kernel.write_text(context.source, encoding="utf-8")
+        try:
+            (one,) = records.instantiations(edited(context.stage, kernel), disassembler, **chosen)
+            record = records.measure(one)
+        except CompileError as error:
+            raise failure(context, {"type": "CompileError", "text": str(error)}, "") from None
+    loop = record["loop"]
+    products = loop["opcodes"].get("HMMA", 0)
+    if not products:
+        return Outcome(REFUSED, "The main loop has no tensor-core product.")
+    each = round(loop["total"] / products, 2)
+    values = {"instructions": loop["total"], "per_product": each, "registers": record["registers"]}
+    if record["spill"]:
+        text = f"{record['spill']} bytes of registers are spilled to memory: too much is held at once."
+        return Outcome(WRONG, text, values=values)
+    most = options.get("per_product")
+    fact = f"{each:g} instructions of the main loop for each product, {record['registers']} registers"
+    if most is not None and each > most:
+        return Outcome(WRONG, f"{fact}; wanted: at most {most:g} instructions.", values=values)
+    return Outcome(PASSED, f"{fact}.", values=values)
+
+
+# ---- speed, on a GPU ------------------------------------------------------------------------------------------------
+
+
+def speed(context: Context) -> Outcome:
+    """TFLOP/s on a GPU, by this process's clock: the time that more calls take, divided by how many more they are.
+
+    options: headdim, seqlen, causal, dtype; tflops, what to reach.
+    """
+    options, rng = context.test.options, generator(context.secret, context.test.number)
+    n, d = options.get("seqlen", 4096), options.get("headdim", 128)
+    causal = options.get("causal", False)
+    case = Case(
+        dtype=options.get("dtype", "bfloat16"), headdim=d, seqlen_q=n, seqlen_k=n, causal=causal, batch=16384 // n,
+        nheads=2048 // d, nheads_k=2048 // d, seed=rng.getrandbits(31),
+    )  # fmt: skip
+    if where(context.stage, case.dtype).kind != "gpu":
+        raise Failed(UNGRADED, "not graded here: only a GPU can show it.")
+    flops = 4 * case.batch * case.nheads * n * n * d * (0.5 if causal else 1)
+    few, many = 20, 20 + int(options.get("calls", 400))
+    times = []
+    for calls in (few, few, many):  # the first compiles
+        job = Job(context.test.seconds)
+        question = attention_call(job, context, case, again=True)
+        job.calls[0]["times"] = calls
+        (call,) = context.run(job)
+        problem, note = check_call(context, call, question, context.answer.out)
+        if problem:
+            return Outcome(WRONG, f"The result is wrong, so its speed does not count: {problem}.", (note,))
+        times.append(context.answer.seconds)
+    tflops = round(flops * 2 * (many - few) / max(times[2] - times[1], 1e-9) / 1e12, 1)
+    values, reached = {"tflops": tflops}, tflops >= options["tflops"]
+    return Outcome(PASSED if reached else WRONG, f"{tflops:g} TFLOP/s; wanted: {options['tflops']:g}.", values=values)
+
+
+KINDS: dict[str, Callable[[Context], Outcome]] = {
+    "attention": attention, "function": function, "memory": memory, "launches": launches, "emulator": emulator, "overlap": overlap,
+    "compiled": compiled, "speed": speed,
+}  # fmt: skip
+
+
+def unwritten(tasks: tuple[Task, ...], outcome: Outcome) -> bool:
+    """Whether a test failed for the reason for which a handout has to fail."""
+    return outcome.status == UNWRITTEN and any(task.name in outcome.message for task in tasks)

@@ -1,0 +1,87 @@
+"""How much a kernel's copies overlap with its products: the emulator runs it with its own calls taken note of.
+
+For every group of asynchronous copies that a warp commits, the products that the warp issues before it waits for the
+group. A copy that is waited for at once has none; one that travels during a whole iteration has all of it.
+"""
+
+from __future__ import annotations
+
+import re
+
+FILE = "ASSIGNMENT_OVERLAP"  # the environment's name for where the notes go
+
+# Between the includes and the kernel: calls of the kernel's text go to functions that take note and call the real ones.
+# Noted by the first lane of each warp: "block warp products".
+PRELUDE = r"""
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <utility>
+namespace ptx {
+struct NotedWarp {
+  long products = 0;
+  bool copied = false;
+  std::deque<std::pair<bool, long>> groups;  // whether it has copies, products so far when it was committed
+};
+inline NotedWarp* noted() {
+  static std::map<long, NotedWarp> warps;
+  if (threadIdx.x % 32) return nullptr;
+  const long block = (long(blockIdx.z) * 4096 + blockIdx.y) * 4096 + blockIdx.x;
+  return &warps[block * 64 + threadIdx.x / 32];
+}
+template <typename... A>
+inline void noted_chunk(A&&... a) {
+  if (NotedWarp* w = noted()) w->copied = true;
+  cp_async_chunk(std::forward<A>(a)...);
+}
+inline void noted_commit() {
+  if (NotedWarp* w = noted()) {
+    w->groups.emplace_back(w->copied, w->products);
+    w->copied = false;
+  }
+  cp_async_commit();
+}
+template <int N>
+inline void noted_wait() {
+  static FILE* file = std::fopen(std::getenv("ASSIGNMENT_OVERLAP"), "w");
+  if (NotedWarp* w = noted())
+    while (int(w->groups.size()) > N) {
+      if (w->groups.front().first && file) {
+        std::fprintf(file, "%d %d %d %d %ld\n", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x / 32,
+                     w->products - w->groups.front().second);
+        std::fflush(file);
+      }
+      w->groups.pop_front();
+    }
+  cp_async_wait<N>();
+}
+template <typename T, typename... A>
+inline void noted_mma(A&&... a) {
+  if (NotedWarp* w = noted()) w->products++;
+  mma_m16n8k16<T>(std::forward<A>(a)...);
+}
+}  // namespace ptx
+#define cp_async_chunk noted_chunk
+#define cp_async_commit noted_commit
+#define cp_async_wait noted_wait
+#define mma_m16n8k16 noted_mma
+"""
+
+
+def instrumented(source: str) -> str:
+    """The kernel's text with the notes taken."""
+    includes = list(re.finditer(r'^#include "[^"]*"$', source, re.M))
+    end = includes[-1].end() if includes else 0
+    return source[:end] + "\n" + PRELUDE + source[end:]
+
+
+def parse(text: str) -> dict[tuple, list[int]]:
+    """(block, warp) -> products during each of its groups' flights, in order. Lines that are none are passed over."""
+    warps: dict[tuple, list[int]] = {}
+    for line in text.splitlines():
+        numbers = line.split()
+        if len(numbers) == 5 and all(re.fullmatch(r"-?\d{1,9}", n) for n in numbers):
+            *key, products = map(int, numbers)
+            warps.setdefault(tuple(key), []).append(products)
+    return warps

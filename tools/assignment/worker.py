@@ -1,0 +1,304 @@
+"""The student's side of grading: a process that has the submission, its inputs, and nothing else.
+
+Run as `python -m tools.assignment.worker FD` in a tree that holds the stages' frame and the submitted files, but no
+reference, no solution and no expected value. It loads the libraries once; for every job that a line on socket FD names
+it forks a child, which carries the job out in a folder of its own and ends. What the grader believes is only what the
+results are: everything written here may be a student's doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.common import interpreter  # noqa: F401  before Triton, should a submission import it
+from tools.assignment.tensors import describe, restore
+
+GUARD = 256  # elements on either side of an output
+FILE_BYTES = 256 << 20  # that a job may write to one file
+MOST_NOTES = 1_000_000  # characters
+SAID = 4000  # characters of an exception's text that are kept
+
+
+SYNCHRONIZE = torch.cuda.synchronize  # before a submission can put something else in its place
+
+
+class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes every operation that torch carries out."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops.add(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+class Launches:
+    """Notes every launch of a Triton kernel: its name and its number of programs."""
+
+    def __init__(self):
+        self.seen: list[tuple[str, int]] = []
+
+    def watch(self) -> None:
+        if interpreter.INTERPRETING:
+            from triton.runtime import interpreter as triton_interpreter
+
+            self._wrap(triton_interpreter.GridExecutor, "__call__", lambda executor: (executor.fn, executor.grid))
+        else:
+            from triton.runtime import jit
+
+            run = jit.JITFunction.run
+            seen = self.seen
+
+            def noted(kernel, *args, grid, warmup, **kwargs):
+                sizes = grid(kwargs) if callable(grid) else grid
+                seen.append((kernel.fn.__name__, int(np.prod(sizes))))
+                return run(kernel, *args, grid=grid, warmup=warmup, **kwargs)
+
+            jit.JITFunction.run = noted
+
+    def _wrap(self, cls, method, about) -> None:
+        original = getattr(cls, method)
+        seen = self.seen
+
+        def noted(executor, *args, **kwargs):
+            fn, grid = about(executor)
+            sizes = grid(kwargs) if callable(grid) else grid
+            seen.append((fn.__name__, int(np.prod(sizes))))
+            return original(executor, *args, **kwargs)
+
+        setattr(cls, method, noted)
+
+
+def main(argv: list[str]) -> int:
+    channel = socket.socket(fileno=int(argv[1]))
+    for module in argv[2:]:
+        importlib.import_module(module)
+    _warm_up()
+    lines = channel.makefile("r", encoding="utf-8")
+    channel.sendall(b'{"ready": true}\n')
+    for line in lines:
+        folder = Path(json.loads(line)["folder"])
+        child = os.fork()
+        if child == 0:
+            channel.close()
+            os.setpgid(0, 0)
+            _child(folder)
+        with contextlib.suppress(OSError):
+            os.setpgid(child, child)
+        channel.sendall(json.dumps({"pid": child}).encode() + b"\n")
+        _, status, _ = os.wait4(child, 0)
+        channel.sendall(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+    return 0
+
+
+def _warm_up() -> None:
+    """What torch loads at the first recorded operation is loaded once, here: no job's time, and no job's memory."""
+    torch.set_num_threads(1)
+    from stages.common import contract  # noqa: F401
+
+    with Recorder():
+        t = torch.ones(8, 8).to(torch.float16)
+        t = t[:4].transpose(0, 1).detach().clone()
+        t.copy_(torch.full((8, 4), torch.nan))
+        torch.nn.functional.pad(torch.empty_like(t), (0, 4))
+
+
+def _child(folder: Path) -> None:
+    """Carry out the job in `folder` and end, whatever happens."""
+    code = 1
+    try:
+        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        _limit(job)
+        code = _carry_out(job, folder)
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _limit(job: dict) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if os.path.exists("/proc/self/statm") else 0
+    now = pages * resource.getpagesize()
+    for what, value in (
+        (resource.RLIMIT_AS, now + job["memory_mb"] * 1_000_000),
+        (resource.RLIMIT_CPU, int(job["seconds"]) + 1),
+        (resource.RLIMIT_FSIZE, FILE_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(what, (value, value))
+
+
+def _carry_out(job: dict, folder: Path) -> int:
+    blob = memoryview((folder / "in.bin").read_bytes())
+    answers, out = [], bytearray()
+    launches = Launches()
+    try:
+        if job["backend"] == "triton":
+            launches.watch()
+        for call in job["calls"]:
+            if call.get("overlap"):
+                _instrument(job, folder)
+            if call.get("pause"):  # until the grader has looked at how much memory is held, and lets go on
+                os.kill(os.getpid(), signal.SIGSTOP)
+            answers.append(_call(job, call, blob, out, launches))
+            if "error" in answers[-1]:
+                break
+        answer = {"calls": answers}
+    except BaseException as error:
+        answer = {"calls": answers, "error": _told(error, job["file"])}
+    if (folder / "overlap.txt").is_file():
+        answer["overlap"] = (folder / "overlap.txt").read_text(encoding="utf-8", errors="replace")[:MOST_NOTES]
+    (folder / "out.bin").write_bytes(out)
+    (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+    return 0
+
+
+def _call(job: dict, call: dict, blob, out: bytearray, launches: Launches) -> dict:
+    target = importlib.import_module(job["module"])
+    sizes = _watch(target, call["through"]) if call.get("through") else []
+    arguments = [restore(a, blob) if isinstance(a, dict) else a for a in call["arguments"]]
+    try:
+        if call["kind"] == "function":
+            with np.errstate(all="ignore"):
+                result = getattr(target, call["name"])(*(_numpy(a) for a in arguments))
+            result = result if isinstance(result, tuple) else (result,)
+            arrays = [torch.from_numpy(np.ascontiguousarray(np.asarray(r, dtype=np.float64))) for r in result]
+            return {"tensors": [describe(t, out) for t in arrays]}
+        return {
+            **_attention(target, call, arguments, blob, out, launches),
+            "through": [len(sizes), max(sizes, default=0)],
+        }
+    except Exception as error:
+        return {"error": _told(error, job["file"])}
+
+
+def _instrument(job: dict, folder: Path) -> None:
+    """From here on the stage's kernel is a copy that notes which products run while copies travel."""
+    from stages.common.record import Stage
+    from tools.assignment.overlap import FILE, instrumented
+
+    copy = folder / "kernel.cu"
+    copy.write_text(instrumented(Path(job["file"]).read_text(encoding="utf-8")), encoding="utf-8")
+    os.environ[FILE] = str(folder / "overlap.txt")
+    Stage.kernel_file = property(lambda stage: copy)
+
+
+def _watch(module, name: str) -> list[int]:
+    """From here on the list gets the size of the largest array that the module's function `name` is called with."""
+    function, sizes = getattr(module, name), []
+
+    def noted(*arguments):
+        sizes.append(max(np.size(a) for a in arguments))
+        return function(*arguments)
+
+    setattr(module, name, noted)
+    return sizes
+
+
+def _numpy(value):
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _attention(target, call: dict, arguments: list, blob, out: bytearray, launches: Launches) -> dict:
+    device = call["device"]
+    q, k, v = (t.to(device) for t in arguments)
+    runs = [None] + ([[restore(a, blob).to(device) for a in call["again"]]] if call["again"] else [])
+    described, ops, counted, seconds = [], set(), [], []
+    results = _output(q.shape, q.dtype, device), _output((q.shape[0], q.shape[2], q.shape[1]), torch.float32, device)
+    for replacement in runs:
+        if replacement:  # other numbers in the same tensors: who remembers results by where they are is found out
+            for t, new in zip((q, k, v), replacement):
+                t.copy_(new)
+        for buffer, _ in results:
+            buffer.fill_(torch.nan)
+        views = [view for _, view in results]
+        del launches.seen[:]
+        recorder, session = Recorder(), contextlib.nullcontext()
+        if call["emulate"] is not None:
+            from tools.emulator import emulate
+
+            session = emulate(raises=False, **call["emulate"])
+        start = time.perf_counter()
+        with np.errstate(all="ignore"), session as kept, recorder:
+            got = target.attention(
+                q, k, v, causal=call["causal"], softmax_scale=call["softmax_scale"], out=views[0], lse=views[1]
+            )
+            for _ in range(call.get("times", 1) - 1):
+                target.attention(
+                    q, k, v, causal=call["causal"], softmax_scale=call["softmax_scale"], out=views[0], lse=views[1]
+                )
+            if device != "cpu":
+                SYNCHRONIZE()
+        seconds.append(time.perf_counter() - start)
+        returned = isinstance(got, tuple) and len(got) == 2 and got[0] is views[0] and got[1] is views[1]
+        ops |= recorder.ops
+        counted.append({"returned": returned, "launches": launches.seen[:], "report": _report(kept)})
+        described.append([describe(buffer.cpu(), out) for buffer, _ in results])
+    return {"runs": described, "counted": counted, "ops": sorted(ops), "seconds": seconds}
+
+
+def _output(shape, dtype, device):
+    """A buffer full of NaN, and the view in its middle that is handed out."""
+    size = torch.Size(shape).numel()
+    buffer = torch.full((size + 2 * GUARD,), torch.nan, dtype=dtype, device=device)
+    return buffer, buffer[GUARD : GUARD + size].view(shape)
+
+
+def _report(session) -> dict | None:
+    """What the emulator counted and found, in a few numbers."""
+    if session is None:
+        return None
+    counters: dict[str, dict[str, int]] = {}
+    findings = []
+    for report in session.reports:
+        for site in report.sites:
+            totals = counters.setdefault(site.op, {})
+            for name in ("instructions", "lanes", "passes", "wavefronts", "sectors"):
+                totals[name] = totals.get(name, 0) + getattr(site, name)
+        findings += [{"kind": f.kind, "message": f.message, "lines": list(f.lines)} for f in report.findings]
+    conflicts = [
+        {"line": site.line, "op": site.op, "ways": site.ways}
+        for report in session.reports
+        for site in report.sites
+        if site.conflicts
+    ]
+    return {"counters": counters, "findings": findings[:5], "conflicts": conflicts[:20], "n": len(session.reports)}
+
+
+def _told(error: BaseException, file: str) -> dict:
+    """An exception: its type, its text, the innermost line of the student's file, and whether it is a stub's."""
+    links = [error]
+    while (cause := links[-1].__cause__ or links[-1].__context__) is not None and cause not in links:
+        links.append(cause)
+    line = None
+    for link in links:
+        if isinstance(link, SyntaxError) and link.filename and link.filename.endswith(file):
+            line = link.lineno
+        frames = [f for f in traceback.extract_tb(link.__traceback__) if f.filename.endswith(file)]
+        line = frames[-1].lineno if frames else line
+    text = "\n".join(str(link) for link in links)
+    return {"type": type(links[-1]).__name__, "text": text[:SAID], "line": line}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
