@@ -62,19 +62,14 @@ class Page(HTMLParser):
 def book(tmp_path_factory) -> dict[Path, Page]:
     """Built once; every page by its path in the book."""
     folder = tmp_path_factory.mktemp("book")
-    partial = ["--partial"] if any(True for _ in missing_notebooks()) else []
     html = folder / "html"
-    options = ["--out", str(html), "--source", str(folder / "source"), *partial]
+    options = ["--out", str(html), "--source", str(folder / "source")]
     done = subprocess.run(
         [sys.executable, "-m", "docs", *options], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     paths = [path.relative_to(html) for path in html.rglob("*.html")]
     return {path: Page(html / path) for path in paths if path.parts[0] != "_static"} | {Path("."): html}
-
-
-def missing_notebooks():
-    return (stage for stage in STAGES if not (ROOT / "notebooks" / f"{stage.name}.ipynb").is_file())
 
 
 @needs_sphinx

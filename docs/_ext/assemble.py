@@ -104,10 +104,11 @@ def _missing(notebooks: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _chapters(root: Path) -> Iterator[Path]:
-    """The Markdown of docs/, the contributor's guide, the emulator's."""
+    """The Markdown of docs/, the list of lessons, the contributor's guide, the emulator's."""
     for path in sorted((root / "docs").rglob("*.md")):
         if path.relative_to(root / "docs").parts[0] not in NOT_CHAPTERS:
             yield path
+    yield root / "notebooks" / "README.md"
     yield root / "CONTRIBUTING.md"
     yield root / "tools" / "emulator" / "README.md"
 
@@ -117,6 +118,7 @@ def _pages(root: Path, chapters: list[Path], notebooks: Mapping[str, Path]) -> d
     pages = {p.relative_to(root).as_posix(): p.relative_to(root / "docs").as_posix()
              for p in chapters if p.is_relative_to(root / "docs")}  # fmt: skip
     pages |= {"README.md": "index.md", "CONTRIBUTING.md": "adding-a-stage.md", "docs": "index.md"}
+    pages |= {"notebooks": "lessons.md", "notebooks/README.md": "lessons.md"}
     pages |= {"tools/emulator": "emulator.md", "tools/emulator/README.md": "emulator.md"}
     for stage in STAGES:
         place, folder = stage_page.place(stage), f"stages/{stage.name}"
