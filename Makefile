@@ -69,8 +69,9 @@ plots: $(SETUP) ## Draw the plots from recorded results, yours from `make bench`
 notebooks: $(SETUP) ## Execute the lessons, from their texts (NOTEBOOKS="s20 s21" for some); needs no GPU
 	@$(PY) -m tools.notebooks $(NOTEBOOKS)
 
-sass: $(SETUP) ## Compile every CUDA stage, GPU or not, and record registers, occupancy and instructions
+sass: $(SETUP) ## Compile every CUDA stage, GPU or not, and record registers, occupancy, instructions, listings
 	@$(PY) -m tools.sass --record $(SASS_ARGS)
+	@$(PY) -m tools.lesson.record_listings
 
 inject: $(SETUP) ## Fill the figures in the README and the stage cards from the recorded results
 	@$(PY) -m tools.inject $(INJECT_ARGS)

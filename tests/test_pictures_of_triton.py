@@ -45,8 +45,8 @@ def test_the_loop_swap_is_drawn_from_the_newest_record_of_each_length():
         }  # fmt: skip
 
     records = [
-        record("s11_triton_v1", 1024, 9.0, "2026-01-01"), record("s11_triton_v1", 512, 1.0, "2026-01-02"),
-        record("s11_triton_v1", 1024, 2.0, "2026-01-02"), record("s12_triton_v2", 512, 0.5, "2026-01-02"),
+        record("s11_triton_v1", 1024, 2.0, "2026-01-02"), record("s11_triton_v1", 512, 1.0, "2026-01-02"),
+        record("s11_triton_v1", 1024, 9.0, "2026-01-01"), record("s12_triton_v2", 512, 0.5, "2026-01-02"),
         record("s12_triton_v2", 512, 0.7, "2026-01-02") | {"headdim": 64},
     ]  # fmt: skip
     profile = {"name": "s11_triton_v1", "headdim": 128, "causal": False, "dtype": "bfloat16", "seqlen": 1024}
