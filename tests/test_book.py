@@ -272,6 +272,7 @@ def small_book():
         ("stages/s20_mma/README.md", "stages/s20_mma.md", "[x](../s21_swizzle/)", "[x](s21_swizzle.md)"),
         ("docs/paths.md", "paths.md", "[x](measuring.md#the-clock)", "[x](measuring.md#the-clock)"),
         ("README.md", "index.md", "[x](tools/check.py#L12-L23)", "[x](source/tools/check.py.md)"),
+        ("docs/a.md", "a.md", "[x](../reference/activations/README.md)", "[x](source/reference/activations/index.md)"),
         ("README.md", "index.md", "[`x`](tools/check.py)", "[`x`](source/tools/check.py.md)"),
         ("docs/a.md", "a.md", "![x](plots/fragments.png)", "![x](_repo/docs/plots/fragments.png)"),
         ("docs/a.md", "a.md", "[x](https://example.org/a)", "[x](https://example.org/a)"),

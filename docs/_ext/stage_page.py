@@ -49,7 +49,15 @@ INDEXED = {
     "s33_lazy_rescale": ("rescaling; lazy",),
 }
 PEERS = ("torch_fa2", "torch_cudnn")
-LANGUAGE = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".cpp": "cpp", ".hpp": "cpp", ".css": "css"}
+LANGUAGE = {
+    ".py": "python",
+    ".cu": "cuda",
+    ".cuh": "cuda",
+    ".cpp": "cpp",
+    ".hpp": "cpp",
+    ".css": "css",
+    ".toml": "toml",
+}
 
 
 @dataclass(frozen=True)
