@@ -74,6 +74,8 @@ def test_the_figure(tmp_path):
     file.write_text(json.dumps(document()))
     data = figures.Data([], [], overheads=[overhead.load(file), document(us=5.0, date="2030")])
     assert figures.figure(data, "overhead", {"stage": "s33"}) == "9.75 µs"
+    peer = figures.Data([], [], overheads=[document(name=overhead.SDPA)])
+    assert figures.figure(peer, "overhead", {"stage": "torch_sdpa"}) == "9.75 µs"
     two = figures.Data([], [], overheads=[document(), document(device="Other")])
     assert figures.figure(two, "overhead", {"stage": "s33", "device": "other"}) == "9.75 µs"
     for data, says in ((two, "say which, by device="), (figures.Data([], []), "no overhead of s33_lazy_rescale")):

@@ -135,7 +135,7 @@ def _value(key: str, text: str):
 
 def _name(key: str, text: str) -> str:
     """A stage by name or number, or a peer."""
-    if text in PEERS:
+    if text in PEERS or text == host_time.SDPA:
         return text
     try:
         return get(text).name
