@@ -83,7 +83,10 @@ FIND = """def stolen(shape):
 
 
 """
-STEAL = NAIVE + "    out.copy_(stolen(out.shape))\n    lse.copy_(stolen(lse.shape))\n    return out, lse\n\n\ndef rest(q, k, v, causal, softmax_scale, out, lse):\n"  # noqa: E501
+STEAL = (
+    NAIVE
+    + "    out.copy_(stolen(out.shape))\n    lse.copy_(stolen(lse.shape))\n    return out, lse\n\n\ndef rest(q, k, v, causal, softmax_scale, out, lse):\n"
+)  # noqa: E501
 FRAMES = """def stolen(shape):
     import sys
 
@@ -174,7 +177,9 @@ HOST = """    S = call.softmax_scale * q.transpose(1, 2).float() @ k.transpose(1
     out.copy_((P @ v.transpose(1, 2).float() / l.masked_fill(l == 0, 1)).transpose(1, 2))
     lse.copy_((m + l.masked_fill(l == 0, 1).log())[..., 0])
 """
-LAUNCH_V2 = "    with call.on_device():\n        attention_kernel[(triton.cdiv(call.seqlen_q, rows), call.nheads, call.batch)]("
+LAUNCH_V2 = (
+    "    with call.on_device():\n        attention_kernel[(triton.cdiv(call.seqlen_q, rows), call.nheads, call.batch)]("
+)
 
 TRITON = (
     Trick("never_launched", "ps2", "s12",

@@ -58,7 +58,9 @@ def test_no_message_tells_a_hidden_input(assignment, worker, tmp_path):
     path = tmp_path / assignment.submitted[0]
     path.parent.mkdir(parents=True)
     source = assignment.stages[0].kernel_file.read_text(encoding="utf-8")
-    told = "    print('hidden', Q)\n    raise ValueError(f'hidden {Q.shape} {Q[0, 0]} {K.shape}')\n    S = softmax_scale"
+    told = (
+        "    print('hidden', Q)\n    raise ValueError(f'hidden {Q.shape} {Q[0, 0]} {K.shape}')\n    S = softmax_scale"
+    )
     path.write_text(source.replace("    S = softmax_scale", told, 1), encoding="utf-8")
     grades = grade(assignment, tmp_path, SECRET, worker=worker, select=lambda t: t.number == "1.1")
     outcome = grades.graded[0].outcome

@@ -6,6 +6,7 @@
     python -m tools.assignment grade ps1 WORK     one submission: a folder, a zip, a file
     python -m tools.assignment batch ps1 FOLDER   a folder of them, to OUT/grades.csv and a page each
     python -m tools.assignment show RESULTS       a results.json in Markdown
+    python -m tools.assignment test ps1 WORK 1.1  one test, for a notebook's cell; keeps what the others came to
 
 The hidden cases of `grade` and `batch` are drawn from the secret of the last build (dist/NAME/secret.txt, or
 secret.txt in an unpacked autograder); ASSIGNMENT_SECRET in the environment is another one.
@@ -58,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
     )
     sub = commands.add_parser("show", help="a results.json in Markdown")
     sub.add_argument("results", type=Path, metavar="RESULTS")
+    sub = commands.add_parser("test", help="one test, for a notebook's cell")
+    sub.add_argument("name", metavar="NAME", help="ps1")
+    sub.add_argument("submission", type=Path, metavar="WORK", help="a folder")
+    sub.add_argument("number", metavar="TEST", help="1.1")
     return p
 
 
@@ -198,8 +203,36 @@ def show(args, console: Console) -> int:
     return 0
 
 
+def test_one(args, console: Console) -> int:
+    """Grade all of a submission once, and answer for one test from what came out."""
+    from tools.assignment import gradescope
+    from tools.assignment.batch import fingerprint
+    from tools.assignment.submission import read
+
+    assignment = load(args.name)
+    if args.number not in {test.number for test in assignment.tests}:
+        numbers = ", ".join(test.number for test in assignment.tests)
+        raise DefinitionError(f"TEST is {args.number!r}; accepted: {numbers}")
+    files = read(assignment, args.submission).files
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        kept = ROOT / "graded" / f"{args.name}-{fingerprint(Path(folder))}.json"
+        data = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+        if data is None or not data["extra_data"]["complete"]:
+            quiet = Console(quiet=True)
+            grade_one(argparse.Namespace(name=args.name, submission=Path(folder), out=kept, page=None), quiet)
+            data = json.loads(kept.read_text(encoding="utf-8"))
+        assert not gradescope.problems(data)
+    (test,) = [test for test in data["tests"] if test["number"] == args.number]
+    print(f"{test['number']} {test['name']}: {test.get('status', 'not graded')}\n{test['output']}")
+    return 0 if test.get("status") == "passed" else 1
+
+
 COMMANDS = {
     "list": list_all, "build": build_some, "check": build_some, "grade": grade_one, "batch": batch_all, "show": show,
+    "test": test_one,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -482,7 +482,9 @@ def overlap(context: Context) -> Outcome:
         each = barriers / (blocks * warps * kv_tiles)
         values["barriers"] = round(each, 2)
         if each > most:
-            return Outcome(WRONG, f"There are {each:.1f} __syncthreads for each K/V tile; allowed: {most:g}.", values=values)
+            return Outcome(
+                WRONG, f"There are {each:.1f} __syncthreads for each K/V tile; allowed: {most:g}.", values=values
+            )
     return Outcome(PASSED, values=values)
 
 
