@@ -183,8 +183,9 @@ def test_solutions_and_handouts_are_not_refused(name):
         "x = open('f')", "x = eval('1')", "x = np.load('f')", "x = np.lib.format", "x = (1).__class__", "x = np",
         "x = prepare.__globals__", "x = np.core", "x = [].__reduce__()", "import torch", "x = getattr(1, 'real')",
         "x = np.linalg.linalg", "x = globals()", "np.exp = np.log", "global x", "x = np.ctypeslib.load_library",
-        "x = (a for a in ()).gi_frame", "x = __builtins__", "x = type.mro(int)", "from stages.s02_online_softmax import kernel",
-        "from reference import oracle", "from . import s02", "x = np.testing.measure", "STAGE.tiles = {}", "x = id(1)",
+        "x = (a for a in ()).gi_frame", "x = __builtins__", "x = type.mro(int)",
+        "from stages.s02_online_softmax import kernel", "from reference import oracle", "from . import s02",
+        "x = np.testing.measure", "STAGE.tiles = {}", "x = id(1)",
         "x = np.frombuffer.__self__", "x = breakpoint", "x = vars()",
     ),
 )  # fmt: skip
@@ -199,9 +200,9 @@ def test_a_refused_line(line):
     "line",
     (
         "x = np.maximum.accumulate(np.ones(3))", "x = np.linalg.norm(np.ones(3))", "x = np.float32(1)", "import math",
-        "x = [i**2 for i in range(3)]", "x = np.ones(3).sum(axis=0).max()", "x = np.einsum('i,i', np.ones(3), np.ones(3))",
+        "x = [i**2 for i in range(3)]", "x = np.ones(3).sum(axis=0).max()", "x = np.einsum('ij->ji', np.ones((3, 2)))",
         "x = np.matmul(np.ones(3), np.ones(3))", "print(f'{1:3d}')", "from numpy import exp", "x = lambda a: a",
-        "x = np.add.reduce(np.ones(3))", "x = dict(a=1)", "x = math.inf if (math := np) is None else 0" if False else "x = 1",
+        "x = np.add.reduce(np.ones(3))", "x = dict(a=1)",
     ),
 )  # fmt: skip
 def test_an_accepted_line(line):
@@ -218,7 +219,8 @@ def test_a_definition_can_accept_more():
 
 @pytest.mark.parametrize(
     "line",
-    ("#define X", "#include <vector>", "asm(\"\");", "smem[0] = 1;", "__shared__ int x;", "static int n;", "std::swap(a, b);",
+    ("#define X", "#include <vector>", "asm(\"\");", "smem[0] = 1;", "__shared__ int x;", "static int n;",
+     "std::swap(a, b);",
      "int x = __builtin_expect(1, 1);", "%:define X", "FILE* f = fopen(\"x\", \"w\");", "#pragma omp parallel",
      "auto p = reinterpret_cast<int*>(q);"),
 )  # fmt: skip

@@ -58,7 +58,7 @@ def faked(assignment, trick) -> set[str]:
 
 @pytest.mark.parametrize("trick", [t for t in TRICKS if t.refused], ids=lambda trick: trick.name)
 def test_the_file_is_refused(trick, tmp_path, workers):
-    """By what it says: nothing of it is run, and the message names a line. The rest of the submission counts as ever."""
+    """By what it says: nothing of it is run, the message names a line, and the submission's other file counts."""
     assignment = submission(trick, tmp_path)
     grades = grade(assignment, tmp_path, SECRET, worker=workers(trick.assignment), select=_cheap(assignment, trick))
     mine = [g for g in grades.graded if g.test.stage.short == trick.stage]

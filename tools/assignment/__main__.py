@@ -59,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     )
     sub = commands.add_parser("show", help="a results.json in Markdown")
     sub.add_argument("results", type=Path, metavar="RESULTS")
+    sub = commands.add_parser("serve", help="grade what lines on stdin name (for batch)")
+    sub.add_argument("name", metavar="NAME", help="ps1")
     sub = commands.add_parser("test", help="one test, for a notebook's cell")
     sub.add_argument("name", metavar="NAME", help="ps1")
     sub.add_argument("submission", type=Path, metavar="WORK", help="a folder")
@@ -191,6 +193,15 @@ def batch_all(args, console: Console) -> int:
     return 0
 
 
+def serve(args, console: Console) -> int:
+    from tools.assignment import batch
+
+    secret = secret_of(args.name)
+    os.environ.pop("ASSIGNMENT_SECRET", None)
+    signal.signal(signal.SIGTERM, _interrupted)
+    return batch.serve(load(args.name), secret)
+
+
 def show(args, console: Console) -> int:
     from tools.assignment import feedback
 
@@ -232,6 +243,7 @@ def test_one(args, console: Console) -> int:
 
 COMMANDS = {
     "list": list_all, "build": build_some, "check": build_some, "grade": grade_one, "batch": batch_all, "show": show,
+    "serve": serve,
     "test": test_one,
 }  # fmt: skip
 

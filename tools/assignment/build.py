@@ -135,9 +135,9 @@ writes `submission.zip`. It holds
 
 {files}
 
-and nothing else counts: whatever you change elsewhere, the grader has its own. The file may import what it imports now and
-may do nothing by reflection; what is refused is named, with its line. Hidden cases have the properties below, in other sizes
-and with other numbers than `check.py` has.
+and nothing else counts: whatever you change elsewhere, the grader has its own. A file may import what it imports
+now, and do nothing by reflection; what is refused is named, with its line. Hidden cases have the properties below, in
+other sizes and with other numbers than `check.py` has.
 
 ## Points
 
@@ -207,12 +207,12 @@ def workflow(assignment: Assignment, to: Path) -> None:
 
 
 def nbgrader(assignment: Assignment, student: Path, grader: Path, to: Path) -> None:
-    """A course folder for nbgrader: the source notebook beside the handout's files, and the grader, which stays here."""
+    """A course folder for nbgrader: the source notebook beside the handout's files; and the grader, which stays."""
     source = to / "source" / assignment.name
     shutil.copytree(student, source)
     shutil.copytree(grader, to / "grader")
     write_text(source / f"{assignment.name}.ipynb", notebook(assignment, readme(assignment), source=True))
-    text = (TEMPLATES / "nbgrader_config.py").read_text(encoding="utf-8")
+    text = (TEMPLATES / "nbgrader_config.txt").read_text(encoding="utf-8")
     fields = {"name": assignment.name, "seconds": f"{assignment.minutes * 60:.0f}"}
     write_text(to / "nbgrader_config.py", text.format(**fields))
 

@@ -472,8 +472,8 @@ def overlap(context: Context) -> Outcome:
     if late:
         during = "at least one of the two products" if wanted == half else "both products of a whole iteration"
         text = (
-            f"{late} of {many} groups of copies are waited for too early: apart from the first, each is to travel during "
-            f"{during}. Ask for a tile as soon as its place in shared memory is free, and wait as late as you can."
+            f"{late} of {many} groups of copies are waited for too early: apart from the first, each is to travel "
+            f"during {during}. Ask for a tile as soon as its place in shared memory is free; wait as late as you can."
         )
         return Outcome(WRONG, text, values=values)
     most = context.test.options.get("barriers")
@@ -564,8 +564,8 @@ def speed(context: Context) -> Outcome:
 
 
 KINDS: dict[str, Callable[[Context], Outcome]] = {
-    "attention": attention, "function": function, "memory": memory, "launches": launches, "emulator": emulator, "overlap": overlap,
-    "compiled": compiled, "speed": speed,
+    "attention": attention, "function": function, "memory": memory, "launches": launches, "emulator": emulator,
+    "overlap": overlap, "compiled": compiled, "speed": speed,
 }  # fmt: skip
 
 

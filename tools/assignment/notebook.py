@@ -107,5 +107,6 @@ def _code(name: str, text: str, *, nbgrader: dict | None = None, skip: bool = Fa
     if nbgrader is not None:
         metadata = {"nbgrader": {"schema_version": 3, "grade_id": name, "task": False, "cell_type": "code", **nbgrader}}
     return {
-        "cell_type": "code", "id": name[:64], "metadata": metadata, "execution_count": None, "outputs": [], "source": text,
+        "cell_type": "code", "id": name[:64], "metadata": metadata, "execution_count": None, "outputs": [],
+        "source": text,
     }  # fmt: skip

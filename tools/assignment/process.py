@@ -47,7 +47,8 @@ class Answer:
 
 @dataclass
 class Job:
-    """seconds: of computing, after which it is stopped; calls: each a function of the submission, with its arguments; tensors are put into `blob`."""
+    """seconds: of computing, after which it is stopped; calls: each a function of the submission, with its arguments,
+    whose tensors are in `blob`."""
 
     seconds: float
     calls: list[dict] = field(default_factory=list)
