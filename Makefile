@@ -17,10 +17,10 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab check emulate diff bench autotune plots notebooks sass inject profile ablate mutants docs doctor lint format clean venv
+.PHONY: help demo test lab check emulate diff bench autotune plots notebooks sass inject profile ablate mutants assignment docs doctor lint format clean venv
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "NO_VENV=1 makes each of them use the Python at hand and install nothing."
 
 demo: $(SETUP) ## Run every stage that this machine can run on real activations; table and plots
@@ -89,6 +89,14 @@ ablate: $(SETUP) ## Time small changes of the last CUDA kernel, one at a time (A
 
 mutants: $(SETUP) ## Prove that the suite bites: planted bugs, each of which has to fail it
 	@$(PY) -m pytest tests/test_mutants.py -q -n auto --maxprocesses=16 $(PYTEST_ARGS)
+
+ifneq ($(origin NAME),command line)
+assignment: ## Build a handout and its autograder: make assignment NAME=ps1, or NAME=all
+	@echo "Which assignment? For example: make assignment NAME=ps1, or NAME=all" >&2; exit 2
+else
+assignment: $(SETUP)
+	@$(PY) -m tools.assignment build $(NAME) $(ASSIGNMENT_ARGS)
+endif
 
 docs: $(SETUP) ## Build the book, offline HTML, into build/docs
 	@$(PY) -m docs $(DOCS_ARGS)
