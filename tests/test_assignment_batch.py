@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -28,7 +30,8 @@ SLOW = ("endless", "memory", "prints", "recursion")  # stopped by their limits, 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_submission_is_graded(name, tmp_path, worker):
     """It gets its result, 0 for what is no good, and the next submission is graded as ever."""
-    assignment = load("ps1")
+    whole = load("ps1")
+    assignment = dataclasses.replace(whole, tests=tuple(dataclasses.replace(t, seconds=2) for t in whole.tests))
     work = tmp_path / "work"
     work.mkdir()
     HOSTILE[name](work)
@@ -39,7 +42,7 @@ def test_a_hostile_submission_is_graded(name, tmp_path, worker):
         assert len(grades.graded) == len(numbers)
         first = grades.graded[0]
         assert not first.outcome.ok and first.outcome.message
-        assert "/" not in first.outcome.message.replace("stages/", "").replace("kernel.py", "")
+        assert "submission-" not in first.outcome.message and str(tmp_path) not in first.outcome.message
         assert gradescope.problems(gradescope.results(grades)) == []
     if name not in SLOW and S02 in _files(path):
         assert grades.graded[-1].outcome.ok
@@ -114,8 +117,6 @@ def test_a_grader_that_breaks_down_costs_one_submission(folder, tmp_path, monkey
 
     monkeypatch.setattr(grader, "_start", start)
     for name in ("=grace", "alan.turing", "mallory"):
-        import shutil
-
         shutil.rmtree(folder / name)
     entries = {entry.who: entry for entry in batch.run(folder, lambda *_: None)}
     assert entries["ada"].state == "failed" and entries["ada"].data["score"] == 0
