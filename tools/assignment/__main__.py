@@ -5,6 +5,7 @@
     python -m tools.assignment check ps1          the same proof, nothing kept
     python -m tools.assignment grade ps1 WORK     one submission: a folder, a zip, a file
     python -m tools.assignment batch ps1 FOLDER   a folder of them, to OUT/grades.csv and a page each
+    python -m tools.assignment local ps1 WORK     one, by autograder.zip, with what Gradescope's container has
     python -m tools.assignment show RESULTS       a results.json in Markdown
     python -m tools.assignment test ps1 WORK 1.1  one test, for a notebook's cell; keeps what the others came to
 
@@ -20,6 +21,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -57,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="side by side; default: all cores"
     )
+    sub = commands.add_parser("local", help="run the built autograder.zip as Gradescope does")
+    sub.add_argument("name", metavar="NAME", help="ps1")
+    sub.add_argument("submission", type=Path, metavar="WORK", help="a folder or a zip")
+    sub.add_argument("--cpu", type=float, default=0.5, metavar="SHARE", help="of a processor; default: 0.5")
+    sub.add_argument("--memory", type=int, default=768, metavar="MB", help="default: 768")
+    sub.add_argument("--minutes", type=float, default=10, metavar="N", help="default: 10")
     sub = commands.add_parser("show", help="a results.json in Markdown")
     sub.add_argument("results", type=Path, metavar="RESULTS")
     sub = commands.add_parser("serve", help="grade what lines on stdin name (for batch)")
@@ -193,6 +201,30 @@ def batch_all(args, console: Console) -> int:
     return 0
 
 
+def run_local(args, console: Console) -> int:
+    from tools.assignment import feedback, limits, selfcheck
+
+    archive = ROOT / "dist" / args.name / "autograder.zip"
+    load(args.name)
+    if not archive.is_file():
+        raise DefinitionError(f"{args.name} is not built; accepted: make assignment NAME={args.name} first")
+    if not args.submission.exists():
+        raise DefinitionError(f"WORK is {str(args.submission)!r}; accepted: a folder or a zip")
+    if not 0 < args.cpu <= 1:
+        raise DefinitionError(f"--cpu is {args.cpu}; accepted: above 0, at most 1")
+    with selfcheck.laid_out(archive, args.submission) as (root, environment):
+        used = limits.run(
+            selfcheck.command(root), cpu=args.cpu, memory_mb=args.memory, minutes=args.minutes, cwd=root,
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        sys.stdout.write(feedback.summary(selfcheck.results_of(root)))
+    ended = f"; ended for its {used.why}" if used.why else ""
+    at_least = used.cpu_seconds / args.cpu
+    console.print(f"\n{used.cpu_seconds:.0f} s of computing, on {args.cpu:g} of a core {at_least:.0f} s", end="")
+    console.print(f" (here {used.seconds:.0f} s); at most {used.peak_mb:.0f} MB{ended}")
+    return 1 if used.why else 0
+
+
 def serve(args, console: Console) -> int:
     from tools.assignment import batch
 
@@ -243,6 +275,7 @@ def test_one(args, console: Console) -> int:
 
 COMMANDS = {
     "list": list_all, "build": build_some, "check": build_some, "grade": grade_one, "batch": batch_all, "show": show,
+    "local": run_local,
     "serve": serve,
     "test": test_one,
 }  # fmt: skip
