@@ -206,12 +206,12 @@ def run_local(args, console: Console) -> int:
 
     archive = ROOT / "dist" / args.name / "autograder.zip"
     load(args.name)
-    if not archive.is_file():
-        raise DefinitionError(f"{args.name} is not built; accepted: make assignment NAME={args.name} first")
     if not args.submission.exists():
         raise DefinitionError(f"WORK is {str(args.submission)!r}; accepted: a folder or a zip")
     if not 0 < args.cpu <= 1:
         raise DefinitionError(f"--cpu is {args.cpu}; accepted: above 0, at most 1")
+    if not archive.is_file():
+        raise DefinitionError(f"{args.name} is not built; accepted: make assignment NAME={args.name} first")
     with selfcheck.laid_out(archive, args.submission) as (root, environment):
         used = limits.run(
             selfcheck.command(root), cpu=args.cpu, memory_mb=args.memory, minutes=args.minutes, cwd=root,
