@@ -12,13 +12,15 @@ import zipfile
 import pytest
 
 from stages import get
-from tools.assignment import feedback, gradescope, hidden, submission
+from stages.common.where import Where, where
+from tools.assignment import feedback, gradescope, hidden, kinds, submission
 from tools.assignment.allowed import refusals
 from tools.assignment.definition import FOLDER, DefinitionError, load, names
 from tools.assignment.grading import Graded, Grades
 from tools.assignment.kinds import MISSING, PASSED, UNGRADED, WRONG, Context, Outcome, _conflicts
 from tools.assignment.leaks import distinctive, leaks
 from tools.assignment.overlap import instrumented, parse
+from tools.assignment.process import Answer
 from tools.assignment.strip import StripError, strip
 from tools.assignment.tree import handout, stripped
 from tools.check import NOT_WRITTEN
@@ -402,3 +404,38 @@ def test_notes_of_copies():
     text = instrumented(get("s22").kernel_file.read_text(encoding="utf-8"))
     assert text.index('#include "params.cuh"') < text.index("noted_commit") < text.index("attention_kernel")
     assert parse("0 0 0 1 32\n0 0 0 1 7\nrubbish\n0 0 0 2 x\n") == {(0, 0, 0, 1): [32, 7]}
+
+
+def test_speed_is_more_calls_over_more_time(monkeypatch):
+    """By the grader's clock: what starting and compiling takes is in both times, and falls out."""
+    assignment = load("ps5")
+    (test,) = [t for t in assignment.tests if t.kind == "speed"]
+    context = Context(assignment, test, None, "secret", "")
+    seconds, jobs = iter((9.0, 3.0, 3.0 + 840 * 1e-3)), []
+
+    def run(job):
+        jobs.append(job)
+        context.answer = Answer("", {}, b"", None, next(seconds))
+        return [{}]
+
+    context.run = run
+    monkeypatch.setattr(kinds, "where", lambda *_: Where("gpu", "the GPU"))
+    monkeypatch.setattr(kinds, "check_call", lambda *_: ("", ""))
+    monkeypatch.setattr(kinds, "attention_call", lambda job, *_, **__: job.calls.append({}) or {})
+    outcome = kinds.speed(context)
+    assert [job.calls[0]["times"] for job in jobs] == [20, 20, 420]
+    flops = 4 * 4 * 16 * 4096 * 4096 * 128
+    assert outcome.values == {"tflops": round(flops * 800 / 0.84 / 1e12, 1)} and outcome.ok
+    test = dataclasses.replace(test, options={**test.options, "tflops": 1e6})
+    context.test, seconds = test, iter((9.0, 3.0, 3.84))
+    assert kinds.speed(context).status == WRONG
+
+
+def test_speed_without_a_gpu_is_not_graded():
+    assignment = load("ps5")
+    (test,) = [t for t in assignment.tests if t.kind == "speed"]
+    if where(get("s24"), "bfloat16").kind == "gpu":
+        pytest.skip("there is a GPU here")
+    with pytest.raises(kinds.Failed) as failed:
+        kinds.speed(Context(assignment, test, None, "secret", ""))
+    assert failed.value.outcome.status == UNGRADED
