@@ -231,6 +231,10 @@ def finding(noted: dict) -> str:
     return f"the emulator found: {found[0]['kind']}: {found[0]['message']}" if found else ""
 
 
+# In what `explain` says when it knows no mistake by name.
+UNEXPLAINED = ("NaN throughout", "has NaN, or", "is right, lse is not", "by more than rounding", "is 0 throughout")
+
+
 def explain(context: Context, case: Case, q, k, v, out, lse, expected: Expected) -> str:
     """What is wrong, by name if it is known, else by what is affected."""
     tile = context.stage.tile_rows(case.headdim, getattr(torch, case.dtype).itemsize)
@@ -264,7 +268,8 @@ def attention(context: Context) -> Outcome:
     about = context.test.about
     lines = [f"{len(problems)} of {len(asked)} hidden cases are wrong."]
     lines += [f"What the result looks like: {p}." for p in dict.fromkeys(p for p, _ in problems)]
-    if about in ADVICE:
+    unexplained = any(part in problem for problem, _ in problems for part in UNEXPLAINED)
+    if about in ADVICE and unexplained:  # beside a mistake that has a name it would lead astray
         lines.append(f"These cases are about {about}: {ADVICE[about]}.")
     return Outcome(WRONG, "\n".join(lines), tuple(note for _, note in problems))
 
