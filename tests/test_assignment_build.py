@@ -63,6 +63,13 @@ def test_the_handout_has_the_regions(built):
         assert {region.name for region in find_regions(path)} == {t.name for t in load("ps1").tasks_of(stage)}
 
 
+def test_requirements():
+    """What compiles for GPUs is the grader's alone."""
+    assert "cupy" in building.requirements(load("ps5"), grader=True)
+    assert "cupy" not in building.requirements(load("ps5")) + building.requirements(load("ps3"), grader=True)
+    assert "triton" in building.requirements(load("ps2")) and "triton" not in building.requirements(load("ps1"))
+
+
 def test_a_rebuild_keeps_the_secret(built):
     secret = kept_secret(built)
     assert build(load("ps1"), built.parent, check=False) == built and kept_secret(built) == secret

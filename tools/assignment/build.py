@@ -186,7 +186,7 @@ def autograder(assignment: Assignment, secret: str, to: Path) -> None:
     handout(assignment, to)
     copy(ROOT, GRADER_TOOLS, to)
     copy(ROOT, [f"assignments/{assignment.name}/assignment.toml"], to)
-    write_text(to / "requirements.txt", requirements(assignment))
+    write_text(to / "requirements.txt", requirements(assignment, grader=True))
     write_text(to / "secret.txt", secret + "\n")
     compiler = " g++ binutils" if any(s.capability.backend == "cuda" for s in assignment.stages) else ""
     for name, fields in (("setup.sh", {"compiler": compiler}), ("run_autograder", {"name": assignment.name})):
@@ -217,8 +217,11 @@ def nbgrader(assignment: Assignment, student: Path, grader: Path, to: Path) -> N
     write_text(to / "nbgrader_config.py", text.format(**fields))
 
 
-def requirements(assignment: Assignment) -> str:
+def requirements(assignment: Assignment, grader: bool = False) -> str:
+    """For pip. grader: with what only grading needs: a compiler for GPUs and a disassembler, where a test asks them."""
     lines = ["numpy>=1.26", "rich>=13", "tomli>=2; python_version < '3.11'", "torch>=2.6"]
     if any(stage.capability.backend == "triton" for stage in assignment.stages):
         lines.append("triton>=3.2; sys_platform == 'linux'")
+    if grader and any(test.kind == "compiled" for test in assignment.tests):
+        lines += ["cupy-cuda13x>=13.6", "nvidia-cuda-nvrtc==13.*", "nvidia-cuda-runtime==13.*", "triton>=3.2"]
     return "\n".join(lines) + "\n"
