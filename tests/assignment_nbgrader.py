@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -43,14 +44,17 @@ def run(name: str) -> int:
     with tempfile.TemporaryDirectory(prefix="nbgrader-") as folder:
         course = Path(folder) / "course"
         shutil.copytree(ROOT / "dist" / name / "nbgrader", course)
+        # nbgrader calls commands that are installed beside this Python.
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
 
         def nbgrader(*arguments: str) -> None:
             done = subprocess.run(
-                [sys.executable, "-m", "nbgrader", *arguments], cwd=course, capture_output=True, text=True
-            )
-            print(
-                f"nbgrader {' '.join(arguments)}: {'ok' if done.returncode == 0 else done.stderr[-3000:]}", flush=True
-            )
+                [sys.executable, "-m", "nbgrader", *arguments], cwd=course, capture_output=True, text=True,
+                env={**os.environ, "PATH": path},
+            )  # fmt: skip
+            print(f"nbgrader {' '.join(arguments)}: {'failed' if done.returncode else 'ok'}", flush=True)
+            if done.returncode:
+                sys.exit(done.stderr[-3000:])
 
         nbgrader("generate_assignment", name)
         release = course / "release" / name
