@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
                    help="where the pages are assembled for Sphinx (default: build/book)")  # fmt: skip
     p.add_argument("--fresh", action="store_true", help="build every page, also those that have not changed")
     p.add_argument("--partial", action="store_true", help="build without the notebooks that are missing")
-    p.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes (default: %(default)s)")
+    p.add_argument("--jobs", type=_count, default=min(4, os.cpu_count() or 1), metavar="N",
+                   help="processes (default: %(default)s)")  # fmt: skip
     return p
 
 

@@ -58,13 +58,10 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-@pytest.fixture(scope="module")
-def book(tmp_path_factory) -> dict[Path, Page]:
-    """Built once; every page by its path in the book."""
-    folder = tmp_path_factory.mktemp("book")
-    partial = ["--partial"] if any(True for _ in missing_notebooks()) else []
+def built(folder: Path) -> dict[Path, Page]:
+    """Every page by its path in the book; "." is the book's folder."""
     html = folder / "html"
-    options = ["--out", str(html), "--source", str(folder / "source"), *partial]
+    options = ["--out", str(html), "--source", str(folder / "source")]
     done = subprocess.run(
         [sys.executable, "-m", "docs", *options], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
@@ -73,12 +70,27 @@ def book(tmp_path_factory) -> dict[Path, Page]:
     return {path: Page(html / path) for path in paths if path.parts[0] != "_static"} | {Path("."): html}
 
 
-def missing_notebooks():
-    return (stage for stage in STAGES if not (ROOT / "notebooks" / f"{stage.name}.ipynb").is_file())
-
-
 @needs_sphinx
-def test_every_stage_has_its_page(book):
+def test_the_book(tmp_path):
+    """One test, for it is built once: on several workers, each test of its own would build it again."""
+    book = built(tmp_path)
+    problems = []
+    for holds in (
+        every_stage_has_its_page,
+        nothing_is_loaded_from_elsewhere,
+        what_pages_load_is_there,
+        links_lead_somewhere,
+        markers_do_not_show,
+        math_is_set_and_terms_are_linked,
+    ):
+        try:
+            holds(book)
+        except AssertionError as problem:
+            problems.append(f"{holds.__name__}: {problem}")
+    assert not problems, "\n\n".join(problems)
+
+
+def every_stage_has_its_page(book):
     for stage in STAGES:
         page = book[Path(f"stages/{stage.name}.html")]
         text = " ".join(" ".join(page.text).split())
@@ -90,8 +102,7 @@ def test_every_stage_has_its_page(book):
             assert f"../stages/{stage.name}.html" in book[Path(f"diffs/{stage.name}.html")].targets
 
 
-@needs_sphinx
-def test_nothing_is_loaded_from_elsewhere(book):
+def nothing_is_loaded_from_elsewhere(book):
     outside = re.compile(r"^\s*(?:[a-z]+:)?//", re.IGNORECASE)
     found = {(str(path), load) for path, page in pages(book) for load in page.loads if load and outside.match(load)}
     assert not found
@@ -100,8 +111,7 @@ def test_nothing_is_loaded_from_elsewhere(book):
         assert not [url for url in urls if outside.match(url)], style
 
 
-@needs_sphinx
-def test_what_pages_load_is_there(book):
+def what_pages_load_is_there(book):
     html = book[Path(".")]
     for path, page in pages(book):
         for load in filter(None, page.loads):
@@ -110,8 +120,7 @@ def test_what_pages_load_is_there(book):
     assert list((html / "_static" / "mathjax" / "output" / "chtml" / "fonts" / "woff-v2").glob("*.woff"))
 
 
-@needs_sphinx
-def test_links_lead_somewhere(book):
+def links_lead_somewhere(book):
     html = book[Path(".")]
     broken = []
     for path, page in pages(book):
@@ -127,16 +136,14 @@ def test_links_lead_somewhere(book):
     assert not broken
 
 
-@needs_sphinx
-def test_markers_do_not_show(book):
+def markers_do_not_show(book):
     for path, page in pages(book):
         assert not any("inject" in comment for comment in page.comments), path
     assert "<!-- inject" not in "".join(book[Path("performance.html")].text)
     assert "NVIDIA" in "".join(book[Path("performance.html")].text)
 
 
-@needs_sphinx
-def test_math_is_set_and_terms_are_linked(book):
+def math_is_set_and_terms_are_linked(book):
     forward = book[Path("algorithm/forward.html")]
     assert any("mathjax/tex-chtml.js" in load for load in forward.loads)
     assert any("glossary.html#term-head-dim" in target for target in forward.targets)
@@ -265,6 +272,7 @@ def small_book():
         ("stages/s20_mma/README.md", "stages/s20_mma.md", "[x](../s21_swizzle/)", "[x](s21_swizzle.md)"),
         ("docs/paths.md", "paths.md", "[x](measuring.md#the-clock)", "[x](measuring.md#the-clock)"),
         ("README.md", "index.md", "[x](tools/check.py#L12-L23)", "[x](source/tools/check.py.md)"),
+        ("docs/a.md", "a.md", "[x](../reference/activations/README.md)", "[x](source/reference/activations/index.md)"),
         ("README.md", "index.md", "[`x`](tools/check.py)", "[`x`](source/tools/check.py.md)"),
         ("docs/a.md", "a.md", "![x](plots/fragments.png)", "![x](_repo/docs/plots/fragments.png)"),
         ("docs/a.md", "a.md", "[x](https://example.org/a)", "[x](https://example.org/a)"),

@@ -401,19 +401,13 @@ def test_a_wrong_specialisation_is_seen(replace, tmp_path, monkeypatch):
 
 
 def test_strides_beyond_31_bits_are_not_compiled_in():
-    class Strided:
-        def __init__(self, row):
-            self.row = row
+    class Call:  # (batch, row, head) of q, k, v and out
+        def __init__(self, q_row, k_row=128, v_row=128):
+            self.strides = (1, q_row, 2, 3, k_row, 4, 5, v_row, 6, 7, 8, 9)
 
-        def stride(self, _):
-            return self.row
-
-    class Call:
-        q, k, v = Strided(2**31), Strided(128), Strided(128)
-
-    assert cuda.static_strides(Call) is None
-    Call.q = Strided(2**31 - 1)
-    assert cuda.static_strides(Call) == (str(2**31 - 1), "128")
+    assert cuda.static_strides(Call(2**31)) is None and cuda.static_strides(Call(128, 2**31, 2**31)) is None
+    assert cuda.static_strides(Call(2**31 - 1)) == (str(2**31 - 1), "128")
+    assert cuda.static_strides(Call(64, 128, 256)) is None
 
 
 # ---- s31: m-tiles ------------------------------------------------------------------------------------------

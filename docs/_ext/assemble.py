@@ -104,10 +104,11 @@ def _missing(notebooks: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _chapters(root: Path) -> Iterator[Path]:
-    """The Markdown of docs/, the contributor's guide, the emulator's."""
+    """The Markdown of docs/, the list of lessons, the contributor's guide, the emulator's."""
     for path in sorted((root / "docs").rglob("*.md")):
         if path.relative_to(root / "docs").parts[0] not in NOT_CHAPTERS:
             yield path
+    yield root / "notebooks" / "README.md"
     yield root / "CONTRIBUTING.md"
     yield root / "tools" / "emulator" / "README.md"
 
@@ -117,6 +118,7 @@ def _pages(root: Path, chapters: list[Path], notebooks: Mapping[str, Path]) -> d
     pages = {p.relative_to(root).as_posix(): p.relative_to(root / "docs").as_posix()
              for p in chapters if p.is_relative_to(root / "docs")}  # fmt: skip
     pages |= {"README.md": "index.md", "CONTRIBUTING.md": "adding-a-stage.md", "docs": "index.md"}
+    pages |= {"notebooks": "lessons.md", "notebooks/README.md": "lessons.md"}
     pages |= {"tools/emulator": "emulator.md", "tools/emulator/README.md": "emulator.md"}
     for stage in STAGES:
         place, folder = stage_page.place(stage), f"stages/{stage.name}"
@@ -142,8 +144,9 @@ def _with_trees(index: str, root: Path) -> str:
         if (root / "docs" / "checks" / f"part{number}.md").is_file():
             names.append(f"checks/part{number}")
         trees.append(_tree(f"Part {number}: {PARTS[number]}", names))
-    classroom = sorted((root / "docs" / "classroom").glob("*.md"))
-    course = _tree("For courses", [f"classroom/{p.stem}" for p in classroom]) if classroom else ""
+    order = {"instructor": 0, "student": 1}  # who sets it up, who takes it; then the rest
+    classroom = sorted((p.stem for p in (root / "docs" / "classroom").glob("*.md")), key=lambda n: (order.get(n, 2), n))
+    course = _tree("For courses", [f"classroom/{name}" for name in classroom]) if classroom else ""
     for marker, text in ((PARTS_MARKER, "\n\n".join(trees)), (COURSE_MARKER, course)):
         if index.count(marker) != 1:
             raise ValueError(f"docs/index.md has {marker!r} {index.count(marker)} times; accepted: once")
@@ -176,27 +179,41 @@ def _sources(book: Book) -> dict[str, str]:
     return made
 
 
+ORPHAN = "---\norphan: true\n---\n"  # no table of contents lists it: it is reached by links
+
+
 def _folder(book: Book, path: str, page: str) -> str:
+    """What a folder says of itself, if it does, and what is in it."""
+    readme = f"{path}/README.md"
+    said = _markdown(book, readme, page) if (book.root / readme).is_file() else f"{ORPHAN}# `{path}/`"
     rows = []
     for file in shown_in(book.root / path):
+        if file.name == "README.md":
+            continue
         if file.is_file() and _shown(file):
             rows.append(f"- [`{file.name}`]({book.link(f'{path}/.', page, file.name)})")
         else:
             rows.append(f"- `{file.name}{'/' if file.is_dir() else ''}`")
-    return "\n".join(["---", "orphan: true", "---", f"# `{path}/`", "", *rows, ""])
+    return "\n".join([said.rstrip(), "", f"## Files in `{path}/`", "", *rows, ""])
+
+
+def _markdown(book: Book, path: str, page: str) -> str:
+    return ORPHAN + book.text(path, page, (book.root / path).read_text(encoding="utf-8"))
 
 
 def _shown(file: Path) -> bool:
-    return file.suffix in LANGUAGE | {".md": "", ".txt": "", ".toml": ""} and file.stat().st_size <= LARGEST
+    return file.suffix in (*LANGUAGE, ".md", ".txt", ".toml") and file.stat().st_size <= LARGEST
 
 
 def _file(book: Book, path: str) -> str:
     file = book.root / path
-    head = ["---", "orphan: true", "---", f"# `{path}`", ""]
+    if file.suffix == ".md":
+        return _markdown(book, path, source_page(book.root, path))
+    head = f"{ORPHAN}# `{path}`\n"
     if file.suffix == ".json" or file.stat().st_size > LARGEST:
-        return "\n".join([*head, f"A file of {file.stat().st_size:,} bytes, in the repository.", ""])
+        return f"{head}\nA file of {file.stat().st_size:,} bytes, in the repository.\n"
     book.files.add(path)
-    return "\n".join([*head, stage_page.included(path), ""])
+    return f"{head}\n{stage_page.included(path)}\n"
 
 
 def _write(to: Path, files: Mapping[str, str | bytes]) -> None:

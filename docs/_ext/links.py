@@ -50,6 +50,7 @@ class Book:
         if path.endswith(IMAGES):
             self.files.add(path)
             return f"_repo/{path}"
+        path = path.removesuffix("/README.md")  # a folder's page begins with what it says
         self.sources.add(path)
         return source_page(self.root, path)
 

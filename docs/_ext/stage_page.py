@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,15 @@ INDEXED = {
     "s33_lazy_rescale": ("rescaling; lazy",),
 }
 PEERS = ("torch_fa2", "torch_cudnn")
-LANGUAGE = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".cpp": "cpp", ".hpp": "cpp", ".css": "css"}
+LANGUAGE = {
+    ".py": "python",
+    ".cu": "cuda",
+    ".cuh": "cuda",
+    ".cpp": "cpp",
+    ".hpp": "cpp",
+    ".css": "css",
+    ".toml": "toml",
+}
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,13 @@ class Tables:
 
     @classmethod
     def of(cls, records: Sequence[dict]) -> Tables:
-        made, data = {}, figures.Data(records, ())
+        made = {}
         for headdim in (64, 128, 256):
             for causal in (False, True):
+                here = [r for r in records if (r["where"], r["headdim"], r["causal"]) == ("gpu", headdim, causal)]
                 with contextlib.suppress(results.NoData):
-                    made[f"d{headdim}{', causal' if causal else ''}"] = figures.peers_table(data, headdim, causal)
+                    table = figures.peers_table(figures.Data(here, ()), headdim, causal)
+                    made[f"d{headdim}{', causal' if causal else ''}"] = table
         return cls(records, made)
 
 
@@ -112,11 +123,17 @@ def _where(stage: Stage, notebook: str | None) -> str:
     return f"```{{index}} {entries}\n```\n\n{line}{tree}"
 
 
+@functools.cache
+def _compared(stage: Stage) -> tuple[kernels.Diff, list[kernels.Gain]]:
+    """A stage and its parent: the diff, and what it bought."""
+    return kernels.compute(stage.parent, stage), kernels.bought(stage.parent, stage.name)
+
+
 def _step(stage: Stage) -> str:
     if stage.parent is None:
         return ""
     parent = get(stage.parent)
-    diff = kernels.compute(parent, stage)
+    diff, gains = _compared(stage)
     wide = f'<a href="../diffs/{stage.name}.html">side by side on a page of its own</a>'
     command = f"`make diff FROM={parent.short} TO={stage.short}`"
     parts = [f"({stage.short}-step)=\n## The step from {parent.short}"]
@@ -128,7 +145,6 @@ def _step(stage: Stage) -> str:
             f"{stage.short} starts afresh. A diff of the two kernels has little in common: {wide}, or {command}."
         )
     parts.append("### What the step bought")
-    gains = kernels.bought(parent.name, stage.name)
     first = [gain for gain in gains if gain.title == gains[0].title]  # the time
     parts.append(_bought(diff, first))
     if len(first) < len(gains):
@@ -143,7 +159,7 @@ def _bought(diff: kernels.Diff, gains: Sequence[kernels.Gain]) -> str:
 
 def diff_page(stage: Stage) -> str:
     """The step side by side: an HTML page that needs nothing else, with a way back."""
-    html = kernels.page(kernels.compute(stage.parent, stage), kernels.bought(stage.parent, stage.name))
+    html = kernels.page(*_compared(stage))
     back = f'<p><a href="../stages/{stage.name}.html">{stage.short} in the book</a></p>'
     before, start, after = html.partition("<h1>")
     return f"{before}{back}\n{start}{after}"
