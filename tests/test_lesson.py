@@ -120,6 +120,8 @@ def test_a_list_of_findings_ends_before_the_help():
     does_not_compile = answers.find("s20.quad_sum").solution.replace("v += shfl_xor(v, 2)", "v += nothing(v)")
     said = repr(lesson.answer("s20.quad_sum", does_not_compile))
     assert "does not compile" in said and "\n```\n\n(hint(" in said
+    diverges = answers.find("s20.quad_sum").wrong[5]  # only even lanes come to the shuffle
+    assert "quad_sum:\n\n- " in repr(lesson.answer("s20.quad_sum", diverges))
 
 
 @pytest.mark.parametrize("one", EXERCISES, ids=lambda one: one.name)

@@ -198,7 +198,8 @@ def answer(name: str, given) -> Shown:
     offers = f'hint("{name}", 1)' + (f" to {count}" if count > 1 else "")
     helps = f'({offers}, and solution("{name}"), help.)'
     if "\n" in problem:  # a list or a quotation ends where a line of its own begins
-        return Shown(f"{name}: {problem}\n\n{helps}")
+        gap = "\n\n" if problem.startswith("- ") else " "
+        return Shown(f"{name}:{gap}{problem}\n\n{helps}")
     return Shown(f"{name}: {problem}{'' if problem.endswith(('?', '.')) else '.'} {helps}")
 
 
