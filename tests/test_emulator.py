@@ -288,7 +288,7 @@ def test_the_cache(empty_cache, monkeypatch):
         build._worker.cache_clear()
         before = len([c for c in commands if "-o" in c])
         path = build.executable(SOURCE, "::kernel")
-        assert path.is_file() and path.stat().st_size < 1 << 20  # thousands are kept
+        assert path.is_file() and path.stat().st_size < 4 << 20  # thousands are kept; 2 MiB with the C++ library in it
         return len([c for c in commands if "-o" in c]) - before
 
     monkeypatch.setattr(build.subprocess, "run", counting)
