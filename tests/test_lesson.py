@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import io
 import pkgutil
@@ -81,6 +82,54 @@ def test_an_answer_that_raises_is_wrong_and_an_unknown_exercise_an_error():
         answers.find("s01.nothing")
     with pytest.raises(LessonError, match="exercise is 'x99.y'"):
         answers.find("x99.y")
+
+
+def test_what_an_answer_raises_is_said_with_the_line():
+    def raises(seqlen, d):
+        half = seqlen // 2
+        return half / (d - d)
+
+    said = answers.verdict("s01.bytes", raises)
+    assert "ZeroDivisionError" in said and "`return half / (d - d)`" in said
+    assert f"line {raises.__code__.co_firstlineno + 2}:" in said
+
+    def forgets(S):
+        S - S.max()
+
+    assert answers.verdict("s01.softmax", forgets) == (
+        "your function returned None; wanted: an array of shape (4, 7). Is there a `return`?"
+    )
+    said = answers.verdict("s20.accumulator", lambda lane, register: lane)
+    assert said.startswith("your function returned int; wanted: a tuple of 2 (int)")
+
+
+def test_a_triton_kernel_that_raises_says_the_line():
+    triton = pytest.importorskip("triton")
+    place_or_skip(get("s11"), "float16")
+    import triton.language as tl
+
+    @triton.jit
+    def raises(S, L, row_stride, columns, B: tl.constexpr):
+        i = tl.program_id(0)
+        tl.store(L + i, tl.load(S + tl.arange(0, B)))
+
+    assert "`tl.store(L + i" in answers.verdict("s11.logsumexp", raises)
+
+
+def test_a_list_of_findings_ends_before_the_help():
+    does_not_compile = answers.find("s20.quad_sum").solution.replace("v += shfl_xor(v, 2)", "v += nothing(v)")
+    said = repr(lesson.answer("s20.quad_sum", does_not_compile))
+    assert "does not compile" in said and "\n```\n\n(hint(" in said
+    diverges = answers.find("s20.quad_sum").wrong[5]  # only even lanes come to the shuffle
+    assert "quad_sum:\n\n- " in repr(lesson.answer("s20.quad_sum", diverges))
+
+
+@pytest.mark.parametrize("one", EXERCISES, ids=lambda one: one.name)
+def test_a_solution_is_shown_as_code_of_its_own(one):
+    if callable(one.solution):
+        shown_ = lesson.solution(one.name).markdown.removeprefix("```python\n").removesuffix("\n```")
+        ast.parse(shown_)
+        assert "solution=" not in shown_
 
 
 # ---- pieces ---------------------------------------------------------------------------------------------------------

@@ -476,6 +476,18 @@ def test_what_is_measured_is_of_one_sequence(sheet):
     assert len(memory_wall.draw(sheet=sheet).axes) == 2  # what is counted needs no records
 
 
+def test_the_wall_of_the_naive_one_alone_gives_nothing_away(sheet):
+    def said(**how):
+        fig = memory_wall.draw("host", headdim=64, itemsize=4, sheet=sheet, **how)
+        return " ".join([fig.alt, *(text.get_text() for ax in fig.axes for text in ax.get_legend().get_texts())])
+
+    alone, both = said(naive_only=True), said()
+    assert "s01" in alone and "s02" not in alone and "tile" not in alone
+    assert "s02" in both and "a tile of S" in both
+    for text in (alone, both):  # of words that are explained later
+        assert "L2" not in text and "sm_90" not in text and "block" not in text
+
+
 def test_the_memory_moves_each_tensor_about_once():
     """The committed counters of the profiler, against the closed form that the picture draws."""
     seen = memory_wall.profiled(recorded.sheet("H200").device)

@@ -59,7 +59,7 @@ def tiny(
         return Ran(f"does not compile:\n\n```\n{_plain(str(error))[:1500]}\n```", None)
     except KernelError as error:
         report = error.report
-    return Ran(_findings(report) or _counters(report, source.lstrip("\n")), report)
+    return Ran(_findings(report, source.lstrip("\n")) or _counters(report, source.lstrip("\n")), report)
 
 
 def _signature(source: str) -> tuple[str, list[tuple[str, bool]]]:
@@ -91,10 +91,17 @@ def _plain(text: str) -> str:
     return re.sub(r"/[^\s:]*/", "", "\n".join(said))
 
 
-def _findings(report: Report) -> str:
+def _findings(report: Report, source: str) -> str:
+    """What was found, and the lines that it names: the reader's text has no numbers at its margin."""
     said = list(dict.fromkeys(f"{finding.kind}: {finding.message}" for finding in report.findings))
     more = [f"… and {len(said) - MOST_FINDINGS} more"] if len(said) > MOST_FINDINGS else []
-    return "\n".join(f"- {line}" for line in said[:MOST_FINDINGS] + more)
+    shown = said[:MOST_FINDINGS]
+    lines = source.splitlines()
+    named = sorted(
+        {int(n) for line in shown for n in re.findall(r"kernel\.cu:(\d+)", line) if 0 < int(n) <= len(lines)}
+    )
+    quoted = [f"kernel.cu:{n} is `{_cut(lines[n - 1])}`" for n in named]
+    return "\n".join(f"- {line}" for line in shown + more + quoted)
 
 
 def by_line(stage: str | Stage, *ops: str, **fields) -> Shown:

@@ -151,14 +151,15 @@ def swizzle_table(f: Swizzle, headdim: int = 128, rows: int = 8, row_chunks: int
     stride = chunks if row_chunks is None else row_chunks
     if stride < chunks:
         raise ValueError(f"row_chunks is {row_chunks}; accepted: {chunks} or more, for a row has so many")
+    name = getattr(f, "__name__", "f").replace("<lambda>", "f")
     table = np.array([[f(row, chunk) for chunk in range(chunks)] for row in range(rows)], dtype=np.int64)
     for row, places in enumerate(table):
         if places.min() < 0 or places.max() >= stride:
-            raise ValueError(f"f puts a chunk of row {row} in place {places.min()} to {places.max()} of {stride}")
+            raise ValueError(f"{name} puts a chunk of row {row} in place {places.min()} to {places.max()} of {stride}")
         taken = np.flatnonzero(np.bincount(places) > 1)
         if len(taken):
             both = np.flatnonzero(places == taken[0])[:2]
-            raise ValueError(f"f puts chunks {both[0]} and {both[1]} of row {row} in the same place, {taken[0]}")
+            raise ValueError(f"{name} puts chunks {both[0]} and {both[1]} of row {row} in the same place, {taken[0]}")
     return table
 
 

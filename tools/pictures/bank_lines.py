@@ -61,7 +61,7 @@ def draw(layouts: Mapping[str, Layout], *, chunk: int = 2, headdim: int = 64) ->
     turns = {name: int(wanted(one, chunk).max()) for name, one in held.items()}
     fig = canvas.picture(
         1.95 + 0.235 * (tallest + 1.5),
-        f"Where an ldmatrix pass finds chunk {chunk} of rows 0 to {ROWS - 1}",
+        f"Head dim {headdim}: where an ldmatrix pass finds chunk {chunk} of rows 0 to {ROWS - 1}",
         "Shared memory as it is: a line is 128 bytes, all 32 banks once; a cell is a chunk of 16 bytes, four banks. "
         + ("Label: row,chunk. " if len(layouts) < 3 else "Label: the row. ")
         + "Below: chunks that the pass wants of these banks.",

@@ -93,17 +93,22 @@ def profiled(device: str, headdim: int = 128, itemsize: int = 2) -> dict[int, fl
 
 @canvas.in_style
 def draw(
-    where: str = "gpu", *, headdim: int = 128, itemsize: int = 2, sheet: charts.Sheet | None = None
+    where: str = "gpu", *, headdim: int = 128, itemsize: int = 2, naive_only: bool = False,
+    sheet: charts.Sheet | None = None,
 ) -> canvas.Picture:  # fmt: skip
     """Four panels: above, counted, what is held of S and what is moved; below, measured, memory and time.
 
+    naive_only: without the tiles' curves. On the "host" nothing is said of caches, and nothing that a profiler saw.
     sheet: of which results (default: the committed ones). Where nothing is recorded, the lower row is left out.
     """
     sheet = recorded.sheet() if sheet is None else sheet
     lines = counted(headdim=headdim, itemsize=itemsize)
     records = measured(sheet, where, headdim if where == "gpu" else None)
+    if naive_only:
+        records = {name: own for name, own in records.items() if name == PAIRS[where][0]}
     last = lines[-1]
-    seen = profiled(sheet.device, headdim, itemsize)
+    on_gpu = where == "gpu" and not naive_only
+    seen = profiled(sheet.device, headdim, itemsize) if on_gpu else {}
     device = sheet.device if where == "gpu" else (sheet.host[0]["device"] if sheet.host else "")
     fig = canvas.picture(
         1.25 + 2.55 * (1 + bool(records)),
@@ -111,19 +116,24 @@ def draw(
         f"Above: one head of {headdim}, {itemsize} bytes an element, counted."
         + (f" Below: one sequence with all its heads, measured on {_place(device)}." if records else ""),
         f"Curves against the sequence length, on logarithmic axes. Counted: at {last.seqlen} the scores take "
-        f"{_size(last.scores)} a head and a tile of them {_size(last.tile)}; naive attention moves "
-        f"{_size(last.naive)}, "
-        f"tiles {_size(last.once)}." + _alt_measured(records),
-        "Every Q tile asks for all of K and V, but the Q tiles of a head ask at the same time: the L2 cache answers, "
-        "and "
-        "the memory moves each tensor about once."
-        + (f" Rings: s12 on {_place(sheet.device)}, counted by the profiler." if seen else ""),
+        f"{_size(last.scores)} a head"
+        + ("" if naive_only else f" and a tile of them {_size(last.tile)}")
+        + f"; naive attention moves {_size(last.naive)}"
+        + ("." if naive_only else f", tiles {_size(last.once)}.")
+        + _alt_measured(records),
+        NOTE * on_gpu + (f" Rings: s12 on {_place(sheet.device)}, counted by the profiler." if seen else ""),
     )
     axes = fig.subplots(1 + bool(records), 2, squeeze=False)
-    _counted(axes[0], lines, seen)
+    _counted(axes[0], lines, seen, tiles=not naive_only, on_gpu=on_gpu)
     if records:
         _measured(axes[1], records)
     return fig
+
+
+NOTE = (
+    "Every Q tile asks for all of K and V, but the Q tiles of a head ask at the same time: the L2 cache answers, and "
+    "the memory moves each tensor about once."
+)
 
 
 NAIVE = {"color": style.COLOURS[1], "marker": "s", "linewidth": 1.8, "markersize": 4.5}
@@ -132,16 +142,22 @@ THIN = {"color": "#555555", "linestyle": (0, (4, 2)), "linewidth": 1.3}
 RING = {"color": "black", "marker": "o", "markersize": 10, "markerfacecolor": "none", "linestyle": "none", "zorder": 4}
 
 
-def _counted(axes, lines: Sequence[Counted], seen: dict[int, float]) -> None:
+def _counted(axes, lines: Sequence[Counted], seen: dict[int, float], *, tiles: bool, on_gpu: bool) -> None:
     x = [line.seqlen for line in lines]
     held, moved = axes
     held.plot(x, [line.scores for line in lines], label="S, whole", **NAIVE)
-    held.plot(x, [line.tile for line in lines], label="a tile of S", **TILED)
-    held.axhline(SHARED_BYTES[90], **THIN, label=f"shared memory of a block, {SHARED_BYTES[90] >> 10} KiB (sm_90)")
+    if tiles:
+        held.plot(x, [line.tile for line in lines], label="a tile of S", **TILED)
+    size = f"{SHARED_BYTES[90] >> 10} KiB"
+    label = f"shared memory of a block, {size} (sm_90)" if on_gpu else f"own memory of a GPU's processor, {size}"
+    held.axhline(SHARED_BYTES[90], **THIN, label=label)
     held.set_title("held of the scores, counted", loc="left")
     moved.plot(x, [line.naive for line in lines], label="naive: S and P to memory and back", **NAIVE)
-    moved.plot(x, [line.asked for line in lines], label="tiles: asked of the L2 cache", **THIN)
-    moved.plot(x, [line.once for line in lines], label="tiles: moved by the memory", **TILED)
+    if tiles and on_gpu:
+        moved.plot(x, [line.asked for line in lines], label="tiles: asked of the L2 cache", **THIN)
+    if tiles:
+        label = "tiles: moved by the memory" if on_gpu else "tiles: Q, K, V and O, each once"
+        moved.plot(x, [line.once for line in lines], label=label, **TILED)
     moved.plot(list(seen), list(seen.values()), **RING)
     moved.set_title("moved, counted", loc="left")
     for ax in axes:

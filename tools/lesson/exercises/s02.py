@@ -75,7 +75,9 @@ def check_take(answer) -> str:
 
 
 def merge(a, b):
-    """a, b: (m [rows], l [rows], O [rows, d], not divided by l) over two sets of keys -> the same over both."""
+    """a, b: (m [rows], l [rows], O [rows, d], not divided by l) over two sets of keys -> the same over both.
+
+    m is the larger of the two maxima."""
     (m_a, l_a, O_a), (m_b, l_b, O_b) = a, b
     m = np.maximum(m_a, m_b)
     m_safe = np.where(m == -np.inf, 0, m)
@@ -149,7 +151,10 @@ def _number(name: str, right, wrong, hints) -> None:
 
     @exercise(name, solution=right, wrong=wrong, hints=hints)
     def check(answer) -> str:
-        return "" if answer == right else f"it is not {answer!r}"
+        if np.ndim(answer) != np.ndim(right) or np.size(answer) != np.size(right):
+            wanted = f"{np.size(right)} numbers" if np.ndim(right) else "a number"
+            return f"it is {wanted}, and you gave {answer!r}"
+        return "" if np.array_equal(answer, right) else f"it is not {answer!r}"
 
 
 _number(
@@ -161,8 +166,8 @@ _number(
 _number(
     "s02.neutral",
     right=(-np.inf, 0),
-    wrong=((0, 0), (-np.inf, 1), (0, 1)),
-    hints=("What a walk starts with, before the first key.",),
+    wrong=((0, 0), (-np.inf, 1), (0, 1), [0, 0], np.zeros(2), -np.inf, "nothing"),
+    hints=("What a walk starts with, before the first key: no score was seen, and nothing was summed.",),
 )
 _number(
     "s02.share",

@@ -78,28 +78,39 @@ def check_visit(answer) -> str:
     return ""
 
 
+def visits(Br, seqlen_q, seqlen_k):
+    """Visits of Q tiles in one head under a causal mask; Q tiles have Br rows, K/V tiles Br keys."""
+    first_rows = [max(j - (seqlen_k - seqlen_q), 0) // Br * Br for j in range(0, seqlen_k, Br)]
+    return sum(-(-(seqlen_q - first) // Br) for first in first_rows)
+
+
 @exercise(
-    "s11.first_row",
-    solution=lambda j, Br, seqlen_q, seqlen_k: max(j - (seqlen_k - seqlen_q), 0) // Br * Br,
+    "s11.visits",
+    solution=visits,
     wrong=(
-        lambda j, Br, seqlen_q, seqlen_k: j // Br * Br,
-        lambda j, Br, seqlen_q, seqlen_k: max(j - (seqlen_k - seqlen_q), 0),
-        lambda j, Br, seqlen_q, seqlen_k: -(-max(j - (seqlen_k - seqlen_q), 0) // Br) * Br,
-        lambda j, Br, seqlen_q, seqlen_k: (j - (seqlen_k - seqlen_q)) // Br * Br,
+        lambda Br, seqlen_q, seqlen_k: -(-seqlen_q // Br) * -(-seqlen_k // Br),
+        lambda Br, seqlen_q, seqlen_k: -(-seqlen_q // Br) * -(-seqlen_k // Br) // 2,
+        lambda Br, seqlen_q, seqlen_k: (seqlen_q // Br) * (seqlen_q // Br + 1) // 2,
+        lambda Br, seqlen_q, seqlen_k: sum(
+            (seqlen_q - max(j - (seqlen_k - seqlen_q), 0) // Br * Br) // Br for j in range(0, seqlen_k, Br)
+        ),
+        lambda Br, seqlen_q, seqlen_k: sum(-(-(seqlen_q - j // Br * Br) // Br) for j in range(0, seqlen_k, Br)),
     ),
     hints=(
-        "Key j is visible to query i if j <= i + seqlen_k - seqlen_q. Which is the first such i, if not below 0?",
-        "The Q tile that holds row i begins at i // Br * Br.",
+        "Start with equal lengths, four tiles each. Which Q tiles does the first K/V tile visit, and which the last?",
+        "For every K/V tile, first_row says where the walk over Q begins; it ends at seqlen_q. How many tiles is that, "
+        "the last one perhaps not full?",
+        "shift is seqlen_k - seqlen_q. Add up -(-(seqlen_q - first_row) // Br) over j in range(0, seqlen_k, Br); "
+        "-(-a // b) is a / b, rounded up.",
     ),
 )
-def check_first_row(answer) -> str:
+def check_visits(answer) -> str:
     for Br, seqlen_q, seqlen_k in ((64, 256, 256), (64, 256, 448), (64, 448, 256), (16, 100, 130), (16, 130, 100)):
         visible = np.arange(seqlen_k)[None, :] <= np.arange(seqlen_q)[:, None] + seqlen_k - seqlen_q
-        for j in range(0, seqlen_k, Br):
-            seen = np.flatnonzero(visible[:, j])
-            want, got = int(seen[0]) // Br * Br, answer(j, Br, seqlen_q, seqlen_k)
-            if got != want:
-                return f"j {j}, Br {Br}, {seqlen_q} queries, {seqlen_k} keys: {got}, and not {want}"
+        tiles = [visible[i : i + Br, j : j + Br].any() for j in range(0, seqlen_k, Br) for i in range(0, seqlen_q, Br)]
+        want, got = int(sum(tiles)), answer(Br, seqlen_q, seqlen_k)
+        if got != want:
+            return f"Br {Br}, {seqlen_q} queries, {seqlen_k} keys: {got}, and not {want}"
     return ""
 
 
@@ -141,6 +152,28 @@ if triton is not None:
         tl.store(L + i, m + tl.log(tl.sum(tl.exp(s - m), axis=0)))
 
     @triton.jit
+    def _no_maximum(S, L, row_stride, columns, B: tl.constexpr):
+        i = tl.program_id(0)
+        l = tl.zeros([], dtype=tl.float32)  # noqa: E741
+        for first in range(0, columns, B):
+            at = first + tl.arange(0, B)
+            s = tl.load(S + i * row_stride + at, mask=at < columns, other=float("-inf"))
+            l = l + tl.sum(tl.exp(s), axis=0)  # noqa: E741
+        tl.store(L + i, tl.log(l))
+
+    @triton.jit
+    def _first_maximum(S, L, row_stride, columns, B: tl.constexpr):
+        i = tl.program_id(0)
+        at = tl.arange(0, B)
+        m = tl.max(tl.load(S + i * row_stride + at, mask=at < columns, other=float("-inf")), axis=0)
+        l = tl.zeros([], dtype=tl.float32)  # noqa: E741
+        for first in range(0, columns, B):
+            at = first + tl.arange(0, B)
+            s = tl.load(S + i * row_stride + at, mask=at < columns, other=float("-inf"))
+            l = l + tl.sum(tl.exp(s - m), axis=0)  # noqa: E741
+        tl.store(L + i, m + tl.log(l))
+
+    @triton.jit
     def _every_program_the_first_row(S, L, row_stride, columns, B: tl.constexpr):
         i = tl.program_id(0)
         m = tl.full([], float("-inf"), dtype=tl.float32)
@@ -157,7 +190,7 @@ if triton is not None:
     @exercise(
         "s11.logsumexp",
         solution=logsumexp_kernel,
-        wrong=(_zeros_behind_the_mask, _one_block, _every_program_the_first_row),
+        wrong=(_zeros_behind_the_mask, _one_block, _no_maximum, _first_maximum, _every_program_the_first_row),
         hints=(
             "i = tl.program_id(0) is the row. at = first + tl.arange(0, B) are the columns of one step of a loop "
             "`for first in range(0, columns, B)`.",
@@ -174,13 +207,18 @@ if triton is not None:
 
         device = where(get("s11")).device
         generator = torch.Generator().manual_seed(4)
+        B = 8
         for rows, columns in ((3, 8), (3, 21), (1, 5), (4, 64)):
-            wide = 20 * torch.randn(rows, columns + 3, generator=generator) - 30
+            wide = 20 * torch.randn(rows, columns + 3, generator=generator)
+            wide += 200 - 1200 * (torch.arange(rows)[:, None] % 2)  # exp overflows in even rows, and is 0 in odd ones
+            wide += 100 * (torch.arange(columns + 3) // B)  # and each piece is far above the one before
             S = wide.to(device)[:, :columns]  # a row lies columns + 3 behind the one before
+            want = torch.logsumexp(S, dim=1)
             L = torch.full((rows,), float("nan"), device=device)
-            answer[(rows,)](S, L, S.stride(0), columns, B=8)
-            off = (L - torch.logsumexp(S, dim=1)).abs().max().item()
-            if not off < 1e-4:
+            with np.errstate(all="ignore"):  # the interpreter is NumPy's; the verdict says what became of it
+                answer[(rows,)](S, L, S.stride(0), columns, B=B)
+            off = (L - want).abs().max().item()
+            if not off < 1e-4 + 1e-6 * want.abs().max().item():
                 what = "NaN, or not written" if np.isnan(off) else f"off by {off:.2g}"
-                return f"{rows} rows of {columns} columns, 8 at a time: L is {what}"
+                return f"{rows} rows of {columns} columns, {B} at a time: L is {what}"
         return ""

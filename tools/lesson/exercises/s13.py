@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 
 from tools.lesson.answers import exercise
@@ -78,7 +80,7 @@ def _base_e(S, softmax_scale):
     ),
 )
 def check_softmax2(answer) -> str:
-    if {"exp", "log", "expm1"} & set(getattr(getattr(answer, "__code__", None), "co_names", ())):
+    if {"exp", "log", "expm1"} & set(getattr(getattr(inspect.unwrap(answer), "__code__", None), "co_names", ())):
         return "np.exp and np.log are what it is to do without"
     rng = np.random.default_rng(5)
     for size, scale in ((1, 1.0), (8, 0.125), (40, 0.25)):

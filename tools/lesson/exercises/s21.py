@@ -29,7 +29,7 @@ def run_pass(apart: int) -> int:
 
 
 def wavefronts(apart):
-    """Of one ldmatrix pass: eight rows of 16 bytes that begin `apart` bytes, a multiple of 16, apart."""
+    """Of one ldmatrix pass: eight rows of 16 bytes that begin `apart` bytes, a multiple of 16 from 16 up, apart."""
     first_banks = [row * apart // 4 % 32 for row in range(8)]
     return max(first_banks.count(bank) for bank in first_banks)
 
@@ -132,7 +132,10 @@ def narrow(row, chunk):
 def check_narrow(answer) -> str:
     from tools.lesson.swizzles import holds
 
-    ways = holds(answer, 32)
+    try:
+        ways = holds(answer, 32)
+    except ValueError as problem:
+        return str(problem)
     if ways.max() > 1:
         chunk = int(ways.argmax())
         return f"chunk {chunk} of eight rows takes {ways[chunk]} wavefronts"
