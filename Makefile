@@ -30,8 +30,11 @@ demo: $(SETUP) ## Run every stage that this machine can run on real activations;
 test: $(SETUP) ## Run the whole suite (PYTEST_ARGS="-k s12 -x" to narrow it)
 	@$(PY) -m pytest -n auto --maxprocesses=16 $(PYTEST_ARGS)
 
+# The root is the repository's, so that links from lessons to kernels open; a terminal opened in it has .venv's python.
+# As root, which is what containers run as, Jupyter starts only when told to.
 lab: $(SETUP) ## Open the lessons in JupyterLab (LAB_ARGS="--no-browser --port 8899")
-	@$(PY) -m jupyter lab notebooks $(LAB_ARGS)
+	@$(if $(SETUP),PATH="$(CURDIR)/.venv/bin:$$PATH") $(PY) -m jupyter lab --ServerApp.root_dir=. \
+		--LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 ifeq ($(STAGE),)
 check: ## Check one stage after editing it: make check STAGE=s12
@@ -43,7 +46,7 @@ endif
 
 ifeq ($(STAGE),)
 emulate: ## Run a CUDA stage on the CPU, counters at every line: make emulate STAGE=s20
-	@echo "Which stage? For example: make emulate STAGE=s20, or STAGE=\"s20 s21\" for two side by side" >&2; exit 2
+	@echo "Which stage? For example: make emulate STAGE=s20, or STAGE=\"s20 s21\" for two side by side, STAGE=fragments, STAGE=\"banks s21\"" >&2; exit 2
 else
 emulate: $(SETUP)
 	@$(PY) -m tools.emulator $(STAGE) $(EMULATE_ARGS)
