@@ -389,6 +389,21 @@ def test_counters_of_the_profiler():
     assert row.note == "no shape at which both were profiled"
 
 
+def test_registers_of_two_compilers_are_told_apart():
+    """The profiler's are of the kernel that ran, the machine code's of the one that was compiled without a GPU."""
+
+    def note(ran, read):
+        profiles = [profile(name, registers=231.0) | {"nvrtc": ran} for name in ("s20_mma", "s21_swizzle")]
+        sass = [machine_code(name) | {"compiler": {"nvrtc": read}} for name in ("s20_mma", "s21_swizzle")]
+        rows = {
+            row.name: row for row in of_group(bought("s20", "s21", recorded(profiles=profiles, sass=sass)), HARDWARE)
+        }
+        return rows["registers"].note
+
+    assert note("13.0.88", "13.5.37").startswith("compiled by NVRTC 13.0.88; the machine code below by 13.5.37")
+    assert note("13.5.37", "13.5.37") == note(None, "13.5.37") == note("13.0.88", None) == ""
+
+
 def machine_code(stage: str, **changes) -> dict:
     """A document of tools.sass with one pair of instantiations a head dim."""
     loop = {"total": 100, "zeroing": 0, "opcodes": {"HMMA": 64, "LDSM": 36}}

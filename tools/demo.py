@@ -206,7 +206,8 @@ def show_plots(console: Console) -> None:
         status = plot(["--out", str(PLOTS)])
     pictures = [line for line in said.getvalue().split("\n") if line.endswith(".png")]
     console.print(
-        f"\nThe results recorded in docs/results, in {len(pictures)} plots in {escape(os.path.relpath(PLOTS))}:"
+        f"\n{len(pictures)} plots, of the results recorded in docs/results and not of this run, are in "
+        f"{escape(os.path.relpath(PLOTS))}:"
     )
     for picture in pictures:
         console.print(f"  {escape(Path(picture).name)}")

@@ -76,10 +76,14 @@ class Data:
 
 
 def load_profile(path) -> list[dict]:
-    """The records of a file of tools.profile, each with its `device` and `date`. Raises ResultsError."""
+    """The records of a file of tools.profile, each with its `device` and `date`, and `nvrtc`: its version, or None.
+
+    Raises ResultsError.
+    """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         where = {key: data["environment"][key] for key in ("device", "date")}
+        where["nvrtc"] = data["environment"].get("nvrtc")  # what compiled the CUDA stages
         made = [where | profile for profile in data["profiles"]]
         for profile in made:
             _ = [profile[key] for key in ("name", "dtype", "seqlen", "headdim", "causal")]

@@ -188,10 +188,28 @@ def counters(recorded: Recorded, old: Stage, new: Stage) -> Iterator[Gain]:
     for name, (_, unit, _) in COUNTERS.items():
         if name in _NOT_SHOWN or name not in a["counters"] or name not in b["counters"]:
             continue
-        yield from _counter(title, name, unit, a["counters"][name], b["counters"][name])
+        note = _other_compiler(recorded, a, b) if name == "registers" else ""
+        yield from _counter(title, name, unit, a["counters"][name], b["counters"][name], note)
 
 
-def _counter(title: str, name: str, unit: str, old: float, new: float) -> Iterator[Gain]:
+def _other_compiler(recorded: Recorded, *profiles: dict) -> str:
+    """Why these registers need not be those of the machine code: versions of NVRTC allocate differently. "" if one
+    version made both, or nobody recorded which."""
+    ran = {profile.get("nvrtc") for profile in profiles}
+    names = {profile["name"] for profile in profiles}
+    read = {document.get("compiler", {}).get("nvrtc") for document in recorded.sass if document["stage"] in names}
+    if None in ran | read or not read or ran == read:
+        return ""
+    return (
+        f"compiled by NVRTC {_versions(ran)}; the machine code below by {_versions(read)}, which may allocate otherwise"
+    )
+
+
+def _versions(found: set[str]) -> str:
+    return " and ".join(sorted(found))
+
+
+def _counter(title: str, name: str, unit: str, old: float, new: float, note: str = "") -> Iterator[Gain]:
     from tools.figures import quantity
 
     if not old and not new:
@@ -203,7 +221,7 @@ def _counter(title: str, name: str, unit: str, old: float, new: float) -> Iterat
     verdict = NONE if old == new else DIFFERENT
     cells = quantity(old, unit), quantity(new, unit), "none" if old == new else change
     label = name.replace("_", " ") + (f" ({unit.partition(' of ')[0]})" if unit in _COUNTED else "")
-    yield Gain(HARDWARE, title, label, *cells, verdict)
+    yield Gain(HARDWARE, title, label, *cells, verdict, note)
 
 
 def _factor(old: float, new: float) -> str:
