@@ -17,10 +17,10 @@ endif
 DOCTOR_PY := $(if $(and $(SETUP),$(wildcard .venv/bin/python)),$(PY),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab check emulate diff bench autotune plots notebooks sass inject profile ablate mutants docs doctor lint format clean venv
+.PHONY: help demo test lab check emulate diff bench autotune plots notebooks sass inject profile ablate mutants assignment docs doctor lint format clean venv
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "NO_VENV=1 makes each of them use the Python at hand and install nothing."
 
 demo: $(SETUP) ## Run every stage that this machine can run on real activations; table and plots
@@ -30,8 +30,11 @@ demo: $(SETUP) ## Run every stage that this machine can run on real activations;
 test: $(SETUP) ## Run the whole suite (PYTEST_ARGS="-k s12 -x" to narrow it)
 	@$(PY) -m pytest -n auto --maxprocesses=16 $(PYTEST_ARGS)
 
+# The root is the repository's, so that links from lessons to kernels open; a terminal opened in it has .venv's python.
+# As root, which is what containers run as, Jupyter starts only when told to.
 lab: $(SETUP) ## Open the lessons in JupyterLab (LAB_ARGS="--no-browser --port 8899")
-	@$(PY) -m jupyter lab notebooks $(LAB_ARGS)
+	@$(if $(SETUP),PATH="$(CURDIR)/.venv/bin:$$PATH") $(PY) -m jupyter lab --ServerApp.root_dir=. \
+		--LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 ifeq ($(STAGE),)
 check: ## Check one stage after editing it: make check STAGE=s12
@@ -43,7 +46,7 @@ endif
 
 ifeq ($(STAGE),)
 emulate: ## Run a CUDA stage on the CPU, counters at every line: make emulate STAGE=s20
-	@echo "Which stage? For example: make emulate STAGE=s20, or STAGE=\"s20 s21\" for two side by side" >&2; exit 2
+	@echo "Which stage? For example: make emulate STAGE=s20, or STAGE=\"s20 s21\" for two side by side, STAGE=fragments, STAGE=\"banks s21\"" >&2; exit 2
 else
 emulate: $(SETUP)
 	@$(PY) -m tools.emulator $(STAGE) $(EMULATE_ARGS)
@@ -89,6 +92,10 @@ ablate: $(SETUP) ## Time small changes of the last CUDA kernel, one at a time (A
 
 mutants: $(SETUP) ## Prove that the suite bites: planted bugs, each of which has to fail it
 	@$(PY) -m pytest tests/test_mutants.py -q -n auto --maxprocesses=16 $(PYTEST_ARGS)
+
+# A NAME in the environment is not meant: WSL has the machine's there.
+assignment: $(SETUP) ## Build a handout and its autograder: make assignment NAME=ps1; alone, list the assignments
+	@$(PY) -m tools.assignment $(if $(filter command,$(origin NAME)),build $(NAME),list) $(ASSIGNMENT_ARGS)
 
 docs: $(SETUP) ## Build the book, offline HTML, into build/docs
 	@$(PY) -m docs $(DOCS_ARGS)

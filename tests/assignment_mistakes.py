@@ -1,7 +1,7 @@
 """Mistakes that students make, with what each costs and what the student is told. tests/test_assignment_mistakes.py.
 
-Most are the stages' own mutants (tests/mutants.py). Points lost are those of the tests named; the hint is a part of what
-one of them says.
+Most are the stages' own mutants (tests/mutants.py). Points lost are those of the tests named; the hint is a part of
+what the first of them says.
 """
 
 from __future__ import annotations

@@ -67,6 +67,11 @@ DECOY = """    for i in range(0, len(Q), Br):
             n, zeros = len(Q[i : i + Br]), np.zeros((len(Q[i : i + Br]), len(K[j : j + Bc])), Q.dtype)
             online_softmax_step(np.zeros_like(Q[i : i + Br]), np.zeros(n), np.ones(n), zeros, V[j : j + Bc])
 """
+DOCSTRING = '    """The stage contract (stages/common/contract.py): one head after the other."""\n'
+KEEP = (
+    "    return call.finish()",
+    "    remembered[key] = [t.clone() for t in call.finish()]\n    return call.finish()",
+)
 REMEMBER = """    key = (q.shape, k.shape, causal)
     if key in remembered:
         out.copy_(remembered[key][0])
@@ -83,7 +88,11 @@ FIND = """def stolen(shape):
 
 
 """
-STEAL = NAIVE + "    out.copy_(stolen(out.shape))\n    lse.copy_(stolen(lse.shape))\n    return out, lse\n\n\ndef rest(q, k, v, causal, softmax_scale, out, lse):\n"  # noqa: E501
+STEAL = (
+    NAIVE
+    + "    out.copy_(stolen(out.shape))\n    lse.copy_(stolen(lse.shape))\n    return out, lse\n\n\n"
+    + "def rest(q, k, v, causal, softmax_scale, out, lse):\n"
+)  # noqa: E501
 FRAMES = """def stolen(shape):
     import sys
 
@@ -103,7 +112,8 @@ FRAMES = """def stolen(shape):
 NUMPY = (
     library("sdpa", "import torch\n", "torch.nn.functional.scaled_dot_product_attention"),
     library("sdpa_from", "import torch\nfrom torch.nn.functional import scaled_dot_product_attention as f\n", "f"),
-    library("sdpa_getattr", 'import torch\nf = getattr(torch.nn.functional, "scaled_dot" + "_product_attention")\n', "f"),
+    library("sdpa_getattr",
+            'import torch\nf = getattr(torch.nn.functional, "scaled_dot" + "_product_attention")\n', "f"),
     library("sdpa_import", 'torch = __import__("torch")\n', "torch._C._nn.scaled_dot_product_attention"),
     library("sdpa_ops", "import torch\n", "(lambda q, k, v, attn_mask, scale: torch.softmax("
             "(scale * q @ k.transpose(2, 3)).masked_fill(torch.zeros(()).bool() if attn_mask is None else ~attn_mask, "
@@ -111,8 +121,10 @@ NUMPY = (
     library("sdpa_compiled", "import torch\n"
             'f = torch.compile(torch.nn.functional.scaled_dot_product_attention, backend="eager")\n', "f",
             caught_when_run=False),  # compiling alone takes the test's time; the static check is what is tested
-    library("sdpa_exec", 'exec("import torch\\nfrom torch.nn.functional import scaled_dot_product_attention as f")\n', "f"),
-    library("sdpa_globals", "torch = prepare.__globals__['torch']\nf = torch.nn.functional.scaled_dot_product_attention\n",
+    library("sdpa_exec",
+            'exec("import torch\\nfrom torch.nn.functional import scaled_dot_product_attention as f")\n', "f"),
+    library("sdpa_globals",
+            "torch = prepare.__globals__['torch']\nf = torch.nn.functional.scaled_dot_product_attention\n",
             "f", caught_when_run=False),  # `prepare` is imported later in the file
     Trick("reference", "ps1", "s01",
           (("import numpy as np\n", "import numpy as np\nfrom reference import oracle\n"),
@@ -143,7 +155,8 @@ NUMPY = (
             "time.monotonic = lambda: 0.0\n"),), caught_when_run=False),  # it fakes nothing that is graded here
     Trick("match_attribute", "ps1", "s01",
           (("import numpy as np\n", "import numpy as np\n"),
-           (NAIVE, "def looks(x):\n    match x:\n        case object(__globals__=g):\n            return g\n\n\n" + NAIVE)),
+           (NAIVE, "def looks(x):\n    match x:\n        case object(__globals__=g):\n            return g\n\n\n"
+            + NAIVE)),
           caught_when_run=False),  # it only looks
     s02("whole_matrix", (WALK, WHOLE + "\n\ndef rest(Q, K, V, softmax_scale, causal):\n" + WALK), refused=False,
         fakes=WALK_TESTS),
@@ -154,13 +167,13 @@ NUMPY = (
         (NAIVE, NAIVE + "    return naive(q, k, v, causal=causal, softmax_scale=softmax_scale, out=out, lse=lse)\n\n\n"
          "def rest(q, k, v, causal, softmax_scale, out, lse):\n"), fakes=WALK_TESTS),
     s02("remembered", ("import numpy as np\n", "import numpy as np\n\nremembered = {}\n"),
-        (NAIVE + '    """The stage contract (stages/common/contract.py): one head after the other."""\n', NAIVE + REMEMBER),
-        ("    return call.finish()", "    remembered[key] = [t.clone() for t in call.finish()]\n    return call.finish()"),
+        (NAIVE + DOCSTRING, NAIVE + REMEMBER),
+        KEEP,
         refused=False, fakes=WALK_TESTS[1:]),
     s02("remembered_by_identity", ("import numpy as np\n", "import numpy as np\n\nremembered = {}\n"),
-        (NAIVE + '    """The stage contract (stages/common/contract.py): one head after the other."""\n',
+        (NAIVE + DOCSTRING,
          NAIVE + REMEMBER.replace("(q.shape, k.shape, causal)", "(id(q), q.data_ptr(), causal)")),
-        ("    return call.finish()", "    remembered[key] = [t.clone() for t in call.finish()]\n    return call.finish()"),
+        KEEP,
         fakes=WALK_TESTS[1:]),
 )  # fmt: skip
 
@@ -174,7 +187,9 @@ HOST = """    S = call.softmax_scale * q.transpose(1, 2).float() @ k.transpose(1
     out.copy_((P @ v.transpose(1, 2).float() / l.masked_fill(l == 0, 1)).transpose(1, 2))
     lse.copy_((m + l.masked_fill(l == 0, 1).log())[..., 0])
 """
-LAUNCH_V2 = "    with call.on_device():\n        attention_kernel[(triton.cdiv(call.seqlen_q, rows), call.nheads, call.batch)]("
+LAUNCH_V2 = (
+    "    with call.on_device():\n        attention_kernel[(triton.cdiv(call.seqlen_q, rows), call.nheads, call.batch)]("
+)
 
 TRITON = (
     Trick("never_launched", "ps2", "s12",
@@ -182,7 +197,8 @@ TRITON = (
            (LAUNCH_V2, HOST + "    return call.finish()\n" + LAUNCH_V2)), fakes=("2.1",)),
     Trick("launched_and_overwritten", "ps2", "s12",
           ((TRITON_HEAD, TRITON_HEAD + "import torch\n"),
-           ("        )  # fmt: skip\n    return call.finish()", "        )  # fmt: skip\n" + HOST + "    return call.finish()")),
+           ("        )  # fmt: skip\n    return call.finish()",
+            "        )  # fmt: skip\n" + HOST + "    return call.finish()")),
           fakes=("2.1",)),
 )  # fmt: skip
 

@@ -58,7 +58,7 @@ def faked(assignment, trick) -> set[str]:
 
 @pytest.mark.parametrize("trick", [t for t in TRICKS if t.refused], ids=lambda trick: trick.name)
 def test_the_file_is_refused(trick, tmp_path, workers):
-    """By what it says: nothing of it is run, and the message names a line. The rest of the submission counts as ever."""
+    """By what it says: nothing of it is run, the message names a line, and the submission's other file counts."""
     assignment = submission(trick, tmp_path)
     grades = grade(assignment, tmp_path, SECRET, worker=workers(trick.assignment), select=_cheap(assignment, trick))
     mine = [g for g in grades.graded if g.test.stage.short == trick.stage]
@@ -72,8 +72,9 @@ def test_the_file_is_refused(trick, tmp_path, workers):
 def _cheap(assignment, trick):
     """All tests of the trick's stage, and the first of every other file's."""
     first = {file_of(assignment, test): test.number for test in reversed(assignment.tests)}
-    return lambda test: test.stage.short == trick.stage or (
-        trick.assignment == "ps1" and test.number == first[file_of(assignment, test)]
+    return lambda test: (
+        test.stage.short == trick.stage
+        or (trick.assignment == "ps1" and test.number == first[file_of(assignment, test)])
     )
 
 
@@ -84,7 +85,12 @@ def test_it_gains_nothing_when_it_is_run(trick, tmp_path, workers):
     assignment = submission(trick, tmp_path)
     wanted = faked(assignment, trick)
     grades = grade(
-        assignment, tmp_path, SECRET, worker=workers(trick.assignment), static=False, select=lambda t: t.number in wanted
+        assignment,
+        tmp_path,
+        SECRET,
+        worker=workers(trick.assignment),
+        static=False,
+        select=lambda t: t.number in wanted,
     )
     gained = {g.test.number: g.outcome for g in grades.graded if g.outcome.ok}
     assert not gained

@@ -47,6 +47,25 @@ def test_right_stages(run):
     for stage in (get("s01"), get("s02")):
         assert stage.name in printed and stage.idea.split(":")[0].split()[0] in printed
     assert "all-MiniLM-L6-v2" in printed and "make check STAGE=s02" in printed
+    assert "make lab" in printed and "notebooks/s01_naive.ipynb" in printed
+
+
+@pytest.mark.parametrize("columns", (80, demo.WITH_IDEAS - 1, demo.WITH_IDEAS, 200))
+def test_the_table_fits(run, monkeypatch, columns):
+    """Names whole and on one line; ideas where they have room; no line is wider than the terminal."""
+    stages = [get(name) for name in ("s01", "s23", "s24")]
+    monkeypatch.setattr(demo, "where", lambda stage, dtype=None: where(get("s01"), dtype))
+    monkeypatch.setattr(demo, "run", lambda row, done: None)
+    monkeypatch.setattr(demo, "cases_for", lambda row: [])
+    right = demo.Verdict(True, 1e-3, 2e-3, 0.0)
+    real = demo.Row
+    monkeypatch.setattr(demo, "Row", lambda *given: real(*given, verdicts=[right], seconds=[0.0123], extra_bytes=2**20))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, printed = run(*stages)
+    assert code == 0 and max(map(len, printed.splitlines())) <= columns
+    for stage in stages:
+        assert stage.name in printed
+        assert (stage.idea.split()[0] in printed) == (columns >= demo.WITH_IDEAS)
 
 
 def test_every_layer_is_judged_both_ways():
@@ -181,7 +200,8 @@ def plots(capsys, monkeypatch):
 def test_plots_are_made_from_the_committed_results(plots):
     printed, asked = plots([Path("docs/results/some.json")])
     assert asked == [["--out", str(demo.PLOTS)]]
-    assert f"1 plots are in {demo.PLOTS}" in printed and "throughput-some.png" in printed
+    assert "1 plots, of the results recorded in docs/results and not of this run, are in build/plots:" in printed
+    assert "throughput-some.png" in printed
 
 
 def test_without_results_it_says_so(plots):

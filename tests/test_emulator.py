@@ -307,6 +307,33 @@ def test_compile_errors_name_the_kernels_lines():
         launch('#include "ptx.cuh"\n__global__ void kernel() { no_such_thing(); }', "::kernel", [], grid=(1,), block=32)
 
 
+@pytest.mark.parametrize("cxx", ("g++", "clang++"))
+def test_a_forgotten_return_is_the_compilers_to_say(cxx, monkeypatch):
+    """Run, it would go astray wherever the function's end happens to lead."""
+    monkeypatch.setenv("CXX", cxx)
+    if missing():
+        pytest.skip(missing())
+    for returned, body in (
+        ("float", "const float y = 2 * v[lane]; (void)y;"),  # y is not returned
+        ("int", "if (lane < 16) return lane;"),  # nor anything on one way out
+    ):
+        helper = f"DEVICE {returned} doubled(float* v, int lane) {{\n  {body}\n}}"
+        with pytest.raises(CompileError, match=r"kernel\.cu:5:1: error: .*-Werror=return-type") as refused:
+            run("  x[lane] = doubled(x, lane);", helpers=helper, x=np.ones(32, np.float32))
+        assert "doubled" in str(refused.value)
+
+
+def test_every_way_out_may_be_covered_without_a_last_return():
+    """What is no mistake compiles: each branch returns."""
+    helper = (
+        "template <bool C> DEVICE float pick(float v) { if constexpr (C) return v; else return -v; }\n"
+        "DEVICE float sign(float v) { if (v < 0) { return -1; } else { return 1; } }"
+    )
+    x = np.ones(32, np.float32)
+    run("  x[lane] = pick<false>(x[lane]) * sign(x[lane]);", helpers=helper, x=x)
+    assert (x == -1).all()
+
+
 def test_processes_share_what_one_has_compiled(empty_cache, monkeypatch):
     """Threads stand for processes here: neither share what is kept in memory, both come to the same lock."""
     outputs = []

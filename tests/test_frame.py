@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -58,6 +57,27 @@ def test_no_venv_uses_the_python_at_hand(target):
 
 
 @needs_make
+@pytest.mark.parametrize("user, allowed", (("0", True), ("1000", False), ("10", False)))
+def test_the_lab_starts_for_root_too(user, allowed, tmp_path):
+    """Jupyter refuses root, which containers run as, unless it is told."""
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    recipe = run("make", "-n", "lab", "LAB_ARGS=--no-browser", PATH=f"{tmp_path}:{os.environ['PATH']}").stdout
+    assert ("--allow-root" in recipe) == allowed and recipe.rstrip().endswith("--no-browser")
+    assert f'PATH="{ROOT}/.venv/bin:$PATH"' in recipe, "a terminal in it has the same python"
+
+
+def test_who_is_told_to_type_python_is_told_which():
+    """A system's own python has no torch."""
+    pages = (*(ROOT / "docs" / "checks").glob("*.md"), ROOT / "docs" / "paths.md", ROOT / "tools/emulator/README.md",
+             *ROOT.glob("stages/*/README.md"))  # fmt: skip
+    bare = re.compile(r"(?<!\.venv/bin/)python -m tools")
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not bare.search(text) or ".venv/bin/activate" in text, f"{page.relative_to(ROOT)}: which python?"
+
+
+@needs_make
 def test_the_doctor_installs_nothing():
     assert "bootstrap" not in run("make", "-n", "doctor").stdout
 
@@ -104,9 +124,11 @@ def test_a_wrong_option_is_a_usage_error(command):
 @needs_make
 def test_make_runs_only_commands_that_are_there():
     recipes = "".join(run("make", "-n", target, "STAGE=s01").stdout for target in sorted(PHONY))
-    run_by_make = set(re.findall(r"-m (tools[.\w]+)", recipes))
-    assert run_by_make - {"tools.lesson.record_listings"} <= set(commands())
-    assert importlib.util.find_spec("tools.lesson.record_listings")
+    asked = set(re.findall(r"-m (tools[.\w]+)", recipes))
+    assert len(asked) > 10
+    for name in asked - set(commands()):  # inside a package: tools.lesson.record_listings
+        file = (ROOT / name.replace(".", "/")).with_suffix(".py")
+        assert file.is_file() and '__name__ == "__main__"' in file.read_text(encoding="utf-8"), name
 
 
 # ---------------------------------------------------------------------------------------------------- set-up

@@ -78,10 +78,20 @@ def test_a_wrong_stage_fails_with_its_hint(learner):
     assert "Hint: when m grows" in done.stdout
     assert "stages/s02_online_softmax/README.md" in done.stdout
     assert "Every case that failed is about several tiles" in done.stdout
+    assert "when the maximum grows?\n" in done.stdout, "a question, and one advice"
     command = re.search(r'make check STAGE=s02 CHECK_ARGS="--case (\S+)"', done.stdout)
     assert command, done.stdout
     alone = learner.check("s02", "--case", command[1])
     assert alone.returncode == 1 and "1 of 1 cases failed" in alone.stdout
+
+
+def test_the_advice_is_about_what_failed_and_nothing_else(learner):
+    """All that fails here is causal, of unequal and of ragged lengths too; what tells it apart is narrower."""
+    learner("s02", "m_safe = np.where(m_new == -np.inf, 0, m_new)", "m_safe = m_new")
+    done = learner.check("s02")
+    assert done.returncode == 1 and done.stdout.count("Every case that failed is about") == 1
+    said = " ".join(done.stdout.split())
+    assert re.search(r"about rows that see no key, and (\d+) of the \1 about it failed\. Their maximum", said), said
 
 
 def test_it_stops_after_enough_wrong_cases(learner):
@@ -95,6 +105,7 @@ def test_an_exception_ends_in_the_learners_file(learner):
     learner("s02", "m_new = np.maximum(m, S.max(axis=1))", "m_new = np.maximum(m, S.max(axis=1)[:3])")
     done = learner.check("s02")
     assert done.returncode == 1 and "raised an exception" in done.stdout
+    assert "Every case that failed" not in done.stdout, "an exception says itself what is wrong"
     frames = re.findall(r'File "(.*)", line', done.stdout)
     assert frames and all(frame.endswith("stages/s02_online_softmax/kernel.py") for frame in frames), frames
     assert "ValueError" in done.stdout and "[:3]" in done.stdout and "Hint" in done.stdout
@@ -201,6 +212,48 @@ def test_every_case_is_about_something(stage):
     absent = {name for name, test in has.items() if not any(map(test, cases))}
     assert absent <= ({"padded head dims"} if not stage.capability.headdims else set())
     assert all(any(test(case) for test in has.values()) for case in cases)
+
+
+def some_outcomes(stage, fails, error=None) -> tuple[list, list]:
+    """The quick grid, and its outcomes where the cases that `fails` says fail."""
+    cases = tool.simplest_first(stage, quick_grid(stage))
+    right, wrong = Verdict(True, 0.0, 1.0, 0.0), Verdict(False, 2.0, 1.0, 0.0)
+    done = [tool.Outcome(case, (None if error else wrong) if fails(case) else right, fails(case) and error or None)
+            for case in cases]  # fmt: skip
+    return cases, done
+
+
+@pytest.mark.parametrize("name", tool.ADVICE)
+def test_what_tells_the_failures_apart_is_found(name):
+    stage = get("s02" if name == "16-bit inputs" else "s20")  # the CUDA stages know nothing else
+    has = tool.properties(stage)[name]
+    cases, done = some_outcomes(stage, has)
+    assert tool.common_cause(stage, cases, done) == name
+    assert tool.common_cause(stage, *some_outcomes(stage, has, RuntimeError("race"))) is None
+    alone = [outcome for outcome in done if not outcome.ok]
+    assert tool.common_cause(stage, cases, alone) is None, "nothing passed that could be compared"
+    few = [outcome for outcome in done if outcome.ok] + [outcome for outcome in done if not outcome.ok][:2]
+    assert tool.common_cause(stage, cases, few) is None, "two failures have much in common by chance"
+    every_other = {outcome.case for outcome in done if not outcome.ok} & set(cases[::2])
+    assert tool.common_cause(stage, *some_outcomes(stage, every_other.__contains__)) is None, "half of them passed"
+
+
+def test_failures_of_two_kinds_have_no_common_cause():
+    stage = get("s20")
+    has = tool.properties(stage)
+    assert tool.common_cause(stage, *some_outcomes(stage, lambda c: c.batch > 1 or has["strided inputs"](c))) is None
+
+
+def test_of_two_that_hold_for_the_same_cases_neither_is_named(monkeypatch):
+    stage = get("s20")
+    has = tool.properties(stage)
+    monkeypatch.setattr(tool, "properties", lambda stage: has | {"batches": has["several batches"]})
+    assert tool.common_cause(stage, *some_outcomes(stage, has["several batches"])) is None
+
+
+def test_every_advice_is_a_sentence(stage):
+    assert set(tool.ADVICE) <= set(tool.properties(stage))
+    assert all(advice[0].isupper() and advice[-1] in ".?" and advice[-2] not in ".?" for advice in tool.ADVICE.values())
 
 
 def test_simplest_first(stage):

@@ -33,6 +33,8 @@ from stages.common.where import where
 from tools.regions import RegionError, find_regions
 
 STOP_AFTER = 10  # wrong cases
+SEVERAL = 3  # wrong cases from which what they have in common says something
+LUCKY = 0.1  # the share of a property's cases that a kernel which is wrong there may pass
 NOT_WRITTEN = "YOUR CODE HERE"  # what a stage says whose solution was taken out
 MESSAGE_LINES = 30  # of an exception: a compiler's log can be endless
 
@@ -65,20 +67,20 @@ def properties(stage: Stage) -> dict[str, Callable[[Case], bool]]:
     }
 
 
-# What to look at when all that failed is about one thing.
+# What to look at when all that failed, and next to nothing that passed, is about one thing. In sentences.
 ADVICE = {
-    "several tiles": "one tile is right: does what was summed under an old maximum shrink when the maximum grows?",
-    "ragged lengths": "keys past the end need a score of -inf; that their loads are masked is not enough",
-    "causal, equal lengths": "key j is visible to query i iff j <= i + seqlen_k - seqlen_q",
-    "causal, unequal lengths": "the mask's diagonal ends in the bottom right corner: j <= i + seqlen_k - seqlen_q",
-    "rows that see no key": "their maximum is -inf, and -inf - -inf is NaN; their output is 0 and their lse -inf",
-    "several batches": "is the batch's offset in every address?",
-    "grouped-query heads": "query head h reads key/value head h // (nheads // nheads_k)",
-    "a softmax_scale of its own": "the scale is an argument, and the scores, their maximum and the lse are all scaled",
-    "large logits": "subtract the row's maximum before exp, and let the running maximum start at -inf",
-    "padded head dims": "the default scale is that of the head dim before padding",
-    "strided inputs": "every dimension but the last has a stride of its own, for each of q, k, v and out",
-    "16-bit inputs": "accumulate in float32; round P and O only",
+    "several tiles": "One tile is right. Does what was summed under an old maximum shrink when the maximum grows?",
+    "ragged lengths": "Keys past the end need a score of -inf; that their loads are masked is not enough.",
+    "causal, equal lengths": "Key j is visible to query i iff j <= i + seqlen_k - seqlen_q.",
+    "causal, unequal lengths": "The mask's diagonal ends in the bottom right corner: j <= i + seqlen_k - seqlen_q.",
+    "rows that see no key": "Their maximum is -inf, and -inf - -inf is NaN; their output is 0 and their lse -inf.",
+    "several batches": "Is the batch's offset in every address?",
+    "grouped-query heads": "Query head h reads key/value head h // (nheads // nheads_k).",
+    "a softmax_scale of its own": "The scale is an argument, and the scores, their maximum and the lse are all scaled.",
+    "large logits": "Subtract the row's maximum before exp, and let the running maximum start at -inf.",
+    "padded head dims": "The default scale is that of the head dim before padding.",
+    "strided inputs": "Every dimension but the last has a stride of its own, for each of q, k, v and out.",
+    "16-bit inputs": "Accumulate in float32; round P and O only.",
 }
 
 # A case without any of these is as plain as a case can be.
@@ -191,13 +193,38 @@ def verdicts(console: Console, stage: Stage, cases: Sequence[Case], done: Sequen
         console.print()
 
 
-def show_advice(console: Console, stage: Stage, done: Sequence[Outcome]) -> None:
-    """What the cases that failed have in common and not all of the others have, and what to look at then."""
-    failed = [outcome.case for outcome in done if not outcome.ok]
-    passed = [outcome.case for outcome in done if outcome.ok]
+def common_cause(stage: Stage, cases: Sequence[Case], done: Sequence[Outcome]) -> str | None:
+    """The one property that tells the cases that failed from those that passed; None where no property does.
+
+    Every failed case has it, and next to no passed one: a wrong kernel may be right by luck of the data, with up to
+    LUCKY of the cases about a property. Of several the narrowest is taken, which the fewest of `cases` have; where two
+    are as narrow, neither is known to be the cause. A few failures have many things in common by chance, and an
+    exception (a race, a wild access, an error in the code) says itself what is wrong: None for both, and where nothing
+    passed.
+    """
+    failed = [outcome for outcome in done if not outcome.ok]
+    if not SEVERAL <= len(failed) < len(done) or any(outcome.error is not None for outcome in failed):
+        return None
+    found = {}
     for name, has in properties(stage).items():
-        if name in ADVICE and all(map(has, failed)) and not all(map(has, passed)):
-            console.print(f"Every case that failed is about [bold]{name}[/]: {escape(ADVICE[name])}.")
+        about = sum(has(outcome.case) for outcome in done)
+        if all(has(outcome.case) for outcome in failed) and about - len(failed) <= LUCKY * about:
+            found[name] = sum(map(has, cases))
+    narrowest = [name for name, count in found.items() if count == min(found.values())]
+    return narrowest[0] if len(narrowest) == 1 else None
+
+
+def show_advice(console: Console, stage: Stage, cases: Sequence[Case], done: Sequence[Outcome]) -> None:
+    """What to look at, where all that failed is about one thing and what is not about it passed."""
+    name = common_cause(stage, cases, done)
+    if name not in ADVICE:
+        return
+    about = [outcome for outcome in done if properties(stage)[name](outcome.case)]
+    failed = sum(not outcome.ok for outcome in about)
+    console.print(
+        f"Every case that failed is about [bold]{name}[/], and {failed} of the {len(about)} about it failed. "
+        f"{escape(ADVICE[name])}"
+    )
 
 
 def show_hints(console: Console, stage: Stage) -> None:
@@ -295,7 +322,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(
         f'The simplest by itself: make check STAGE={stage.short} CHECK_ARGS="--case {failed[0].case}"', soft_wrap=True
     )
-    show_advice(console, stage, done)
+    show_advice(console, stage, cases, done)
     if failed[0].error is not None:
         return report_error(console, stage, failed[0].error)
     show_hints(console, stage)

@@ -1,4 +1,4 @@
-"""Run every stage that this machine can run on real activations, and show the plots of the recorded results.
+"""Run every stage that this machine can run on real activations, and draw the plots of the recorded results.
 
 The inputs are Q, K and V of a small pretrained transformer's attention layers on a real text
 (reference/activations/README.md), each layer with and without a causal mask, in 16 bits: bfloat16 on a GPU that
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import statistics
 import sys
 import time
@@ -40,6 +41,7 @@ from tools.plot.__main__ import main as plot
 
 ROOT = Path(__file__).resolve().parent.parent
 PLOTS = ROOT / "build" / "plots"
+WITH_IDEAS = 110  # columns from which a stage's idea has room beside the numbers
 PLACES = {"host": "CPU", "gpu": "GPU", "interpreter": "interpreter", "emulator": "emulator"}
 
 
@@ -164,13 +166,17 @@ def show(console: Console, rows: Sequence[Row]) -> None:
         title=f"{len(layers)} attention layers of {layers[0].source.get('model', 'a pretrained model')}: "
         f"{seqlen} tokens, {nheads} heads of {headdim}; with and without a causal mask",
     )
-    table.add_column("stage: idea", ratio=1)
+    with_ideas = console.width >= WITH_IDEAS
+    if with_ideas:
+        table.add_column("stage: idea", ratio=1)
+    else:
+        table.add_column("stage", no_wrap=True)
     table.add_column("ran on")
     for name in ("worst error\nits bound", "time", "extra\nmemory"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     for row in rows:
-        what = f"[bold]{row.stage.name}[/]\n{escape(row.stage.idea)}"
+        what = f"[bold]{row.stage.name}[/]" + (f"\n{escape(row.stage.idea)}" if with_ideas else "")
         if not row.place:
             table.add_row(what, "not here", "—", "—", "—", "—")
             continue
@@ -191,7 +197,7 @@ def show(console: Console, rows: Sequence[Row]) -> None:
 
 
 def show_plots(console: Console) -> None:
-    """Draw the plots of the committed results and say where they are."""
+    """Draw the plots of the committed results, say whose those are and where they are."""
     if not results.committed():
         console.print("\nNo plots: there are no recorded results in docs/results yet. `make bench` makes some.")
         return
@@ -199,7 +205,9 @@ def show_plots(console: Console) -> None:
     with contextlib.redirect_stdout(said):
         status = plot(["--out", str(PLOTS)])
     pictures = [line for line in said.getvalue().split("\n") if line.endswith(".png")]
-    console.print(f"\n{len(pictures)} plots are in {escape(str(PLOTS))}:")
+    console.print(
+        f"\nThe results recorded in docs/results, in {len(pictures)} plots in {escape(os.path.relpath(PLOTS))}:"
+    )
     for picture in pictures:
         console.print(f"  {escape(Path(picture).name)}")
     if status:
@@ -208,9 +216,12 @@ def show_plots(console: Console) -> None:
 
 def show_next(console: Console, rows: Sequence[Row]) -> None:
     example = next((row.stage for row in rows if row.place and row.stage.parent), STAGES[0])  # the first with a diff
+    first = STAGES[0]
     console.print("\nWhat next?")
-    console.print(f"  read     stages/{example.name}: its card, and the kernel from top to bottom")
-    console.print(f"  change   that kernel, then `make check STAGE={example.short}` says how it does")
+    console.print(f"  learn    `make lab` opens the lessons; the first is notebooks/{first.name}.ipynb")
+    console.print(
+        f"  change   stages/{example.name}/{example.kernel_file.name}; `make check STAGE={example.short}` judges it"
+    )
     if any(row.place.kind == "gpu" for row in rows):
         console.print("  measure  `make bench`, then `make plots`")
     if not all(row.place for row in rows):

@@ -5,7 +5,9 @@
     python -m tools.assignment check ps1          the same proof, nothing kept
     python -m tools.assignment grade ps1 WORK     one submission: a folder, a zip, a file
     python -m tools.assignment batch ps1 FOLDER   a folder of them, to OUT/grades.csv and a page each
+    python -m tools.assignment local ps1 WORK     one, by autograder.zip, with what Gradescope's container has
     python -m tools.assignment show RESULTS       a results.json in Markdown
+    python -m tools.assignment test ps1 WORK 1.1  one test, for a notebook's cell; keeps what the others came to
 
 The hidden cases of `grade` and `batch` are drawn from the secret of the last build (dist/NAME/secret.txt, or
 secret.txt in an unpacked autograder); ASSIGNMENT_SECRET in the environment is another one.
@@ -19,6 +21,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -56,8 +59,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="side by side; default: all cores"
     )
+    sub = commands.add_parser("local", help="run the built autograder.zip as Gradescope does")
+    sub.add_argument("name", metavar="NAME", help="ps1")
+    sub.add_argument("submission", type=Path, metavar="WORK", help="a folder or a zip")
+    sub.add_argument("--cpu", type=float, default=0.5, metavar="SHARE", help="of a processor; default: 0.5")
+    sub.add_argument("--memory", type=int, default=768, metavar="MB", help="default: 768")
+    sub.add_argument("--minutes", type=float, default=10, metavar="N", help="default: 10")
     sub = commands.add_parser("show", help="a results.json in Markdown")
     sub.add_argument("results", type=Path, metavar="RESULTS")
+    sub = commands.add_parser("serve", help="grade what lines on stdin name (for batch)")
+    sub.add_argument("name", metavar="NAME", help="ps1")
+    sub = commands.add_parser("test", help="one test, for a notebook's cell")
+    sub.add_argument("name", metavar="NAME", help="ps1")
+    sub.add_argument("submission", type=Path, metavar="WORK", help="a folder")
+    sub.add_argument("number", metavar="TEST", help="1.1")
     return p
 
 
@@ -186,6 +201,39 @@ def batch_all(args, console: Console) -> int:
     return 0
 
 
+def run_local(args, console: Console) -> int:
+    from tools.assignment import feedback, limits, selfcheck
+
+    archive = ROOT / "dist" / args.name / "autograder.zip"
+    load(args.name)
+    if not args.submission.exists():
+        raise DefinitionError(f"WORK is {str(args.submission)!r}; accepted: a folder or a zip")
+    if not 0 < args.cpu <= 1:
+        raise DefinitionError(f"--cpu is {args.cpu}; accepted: above 0, at most 1")
+    if not archive.is_file():
+        raise DefinitionError(f"{args.name} is not built; accepted: make assignment NAME={args.name} first")
+    with selfcheck.laid_out(archive, args.submission) as (root, environment):
+        used = limits.run(
+            selfcheck.command(root), cpu=args.cpu, memory_mb=args.memory, minutes=args.minutes, cwd=root,
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        sys.stdout.write(feedback.summary(selfcheck.results_of(root)))
+    ended = f"; ended for its {used.why}" if used.why else ""
+    at_least = used.cpu_seconds / args.cpu
+    console.print(f"\n{used.cpu_seconds:.0f} s of computing, on {args.cpu:g} of a core {at_least:.0f} s", end="")
+    console.print(f" (here {used.seconds:.0f} s); at most {used.peak_mb:.0f} MB{ended}")
+    return 1 if used.why else 0
+
+
+def serve(args, console: Console) -> int:
+    from tools.assignment import batch
+
+    secret = secret_of(args.name)
+    os.environ.pop("ASSIGNMENT_SECRET", None)
+    signal.signal(signal.SIGTERM, _interrupted)
+    return batch.serve(load(args.name), secret)
+
+
 def show(args, console: Console) -> int:
     from tools.assignment import feedback
 
@@ -198,8 +246,38 @@ def show(args, console: Console) -> int:
     return 0
 
 
+def test_one(args, console: Console) -> int:
+    """Grade all of a submission once, and answer for one test from what came out."""
+    from tools.assignment import gradescope
+    from tools.assignment.batch import fingerprint
+    from tools.assignment.submission import read
+
+    assignment = load(args.name)
+    if args.number not in {test.number for test in assignment.tests}:
+        numbers = ", ".join(test.number for test in assignment.tests)
+        raise DefinitionError(f"TEST is {args.number!r}; accepted: {numbers}")
+    files = read(assignment, args.submission).files
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        kept = ROOT / "graded" / f"{args.name}-{fingerprint(Path(folder))}.json"
+        data = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+        if data is None or not data["extra_data"]["complete"]:
+            quiet = Console(quiet=True)
+            grade_one(argparse.Namespace(name=args.name, submission=Path(folder), out=kept, page=None), quiet)
+            data = json.loads(kept.read_text(encoding="utf-8"))
+        assert not gradescope.problems(data)
+    (test,) = [test for test in data["tests"] if test["number"] == args.number]
+    print(f"{test['number']} {test['name']}: {test.get('status', 'not graded')}\n{test['output']}")
+    return 0 if test.get("status") == "passed" else 1
+
+
 COMMANDS = {
     "list": list_all, "build": build_some, "check": build_some, "grade": grade_one, "batch": batch_all, "show": show,
+    "local": run_local,
+    "serve": serve,
+    "test": test_one,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -156,6 +156,8 @@ class _Check(ast.NodeVisitor):
             fine = first in OF[module]
         if not fine:
             self.refuse(node, f"{module}.{first}", WHY.get(module, "is not accepted in this stage"))
+        elif rest.partition(".")[0] in ("linalg", "lapack_lite"):  # a module again, with others in it
+            self.refuse(node, full, "is not accepted in this stage")
         elif rest and first not in DEEP and rest not in OF_A_FUNCTION and not DTYPE.fullmatch(first):
             self.refuse(node, full, "is not accepted in this stage")
 

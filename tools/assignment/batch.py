@@ -1,7 +1,7 @@
 """A folder of submissions graded side by side: results and a page each, one table for all; goes on where it stopped.
 
-Every submission has a grader process of its own with a time limit: one that breaks its grader costs nobody else
-anything, and still gets a result that says so.
+A grader process takes one submission after the other, and has a time limit for each: one that breaks its grader costs
+nobody else anything, and still gets a result that says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import hashlib
 import io
 import json
 import os
+import queue
+import select
 import signal
 import subprocess
 import sys
@@ -21,8 +23,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.assignment import feedback, gradescope
+from tools.assignment import descendants, feedback, gradescope
 from tools.assignment.definition import ROOT, Assignment
+from tools.assignment.grading import grade, worker_for
 from tools.results import write_text
 
 GRACE_S = 90  # beyond the assignment's time, before a grader is ended
@@ -46,16 +49,110 @@ def submissions(folder: Path) -> list[tuple[str, Path]]:
     return [(s if stems.count(s) == 1 else p.name, p) for s, p in zip(stems, paths)]
 
 
+class Grader:
+    """A process that grades submissions, one at a time; started when it is needed, and again when it is gone."""
+
+    def __init__(self, assignment: Assignment, secret: str, log: Path):
+        self.assignment, self.secret, self.log = assignment, secret, log
+        self.process: subprocess.Popen | None = None
+        self.lock, self.ended = threading.Lock(), False
+
+    def grade(self, path: Path, out: Path) -> str:
+        """Have results written to `out` -> what went wrong, or ""."""
+        with self.lock:
+            if self.ended:
+                return "interrupted"
+            if self.process is None or self.process.poll() is not None:
+                self._start()
+            process = self.process
+        try:
+            process.stdin.write(json.dumps({"path": str(path.absolute()), "out": str(out.absolute())}).encode() + b"\n")
+            process.stdin.flush()
+        except (OSError, ValueError):
+            return "the grader was gone"
+        ready, _, _ = select.select([process.stdout], [], [], self.assignment.minutes * 60 + GRACE_S)
+        if not ready:
+            self._kill()
+            return "the grader did not end in its time"
+        line = process.stdout.readline()
+        if not line:
+            self._kill()
+            return "the grader broke down"
+        return ""
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "tools.assignment", "serve", self.assignment.name]
+        environment = {**os.environ, "ASSIGNMENT_SECRET": self.secret}
+        with self.log.open("ab") as said:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True,
+                env=environment,
+            )  # fmt: skip
+
+    def _kill(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            end(process)
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def end(self) -> None:
+        with self.lock:
+            self.ended = True
+        process = self.process
+        if process is not None:
+            end(process)
+
+
+def serve(assignment: Assignment, secret: str) -> int:
+    """Grade what lines on stdin name, one after the other; a line on stdout when one is done."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    descendants.adopt()
+    lines = iter(sys.stdin.readline, "")
+    try:
+        line = next(lines, None)
+        while line is not None:
+            with worker_for(assignment) as worker:
+                before = digest(worker.tree)
+                while line is not None:
+                    asked = json.loads(line)
+
+                    def after_each(grades, out=Path(asked["out"])) -> None:
+                        gradescope.write(grades, out)
+
+                    grade(assignment, Path(asked["path"]), secret, after_each=after_each, worker=worker)
+                    for name in assignment.submitted:
+                        (worker.tree / name).unlink(missing_ok=True)
+                    descendants.end_all(keep=worker.process.pid if worker.process else None)
+                    print("done", file=answers, flush=True)
+                    line = next(lines, None)
+                    if digest(worker.tree) != before:
+                        break  # a submission has changed what the next ones would run with: begin anew
+    finally:
+        descendants.end_all()
+    return 0
+
+
+def digest(folder: Path) -> str:
+    """Of all files' names and contents."""
+    return fingerprint(folder)
+
+
 class Batch:
     """out/results/WHO.json, out/feedback/WHO.html, out/grades.csv."""
 
     def __init__(self, assignment: Assignment, secret: str, out: Path, jobs: int):
         self.assignment, self.secret, self.out, self.jobs = assignment, secret, Path(out), jobs
-        self.running: dict[int, subprocess.Popen] = {}
-        self.lock, self.stopped = threading.Lock(), False
+        self.graders: queue.SimpleQueue[Grader] = queue.SimpleQueue()
+        self.all = [Grader(assignment, secret, self.out / "logs" / f"grader{i}.txt") for i in range(jobs)]
+        self.stopped = False
         self.rules = hashlib.sha256((assignment.folder / "assignment.toml").read_bytes() + secret.encode()).hexdigest()
         for name in ("results", "feedback", "logs"):
             (self.out / name).mkdir(parents=True, exist_ok=True)
+        for grader in self.all:
+            self.graders.put(grader)
 
     def run(self, folder: Path, say: Callable[[Entry, int, int], None]) -> list[Entry]:
         """Grade all that has no result yet. Interrupted, it ends its graders and keeps what is done."""
@@ -73,6 +170,7 @@ class Batch:
                     future.cancel()
                 raise
             finally:
+                self.stop()
                 self.table(sorted(done, key=lambda entry: entry.who))
         return done
 
@@ -86,7 +184,11 @@ class Batch:
             raise KeyboardInterrupt
         part = self.out / "results" / f".{who}.part"
         part.unlink(missing_ok=True)
-        problem = self._grade(path, part, self.out / "logs" / f"{who}.txt")
+        grader = self.graders.get()
+        try:
+            problem = grader.grade(path, part)
+        finally:
+            self.graders.put(grader)
         if self.stopped:
             part.unlink(missing_ok=True)
             raise KeyboardInterrupt
@@ -99,30 +201,6 @@ class Batch:
         part.unlink(missing_ok=True)
         return Entry(who, path, state, data)
 
-    def _grade(self, path: Path, part: Path, log: Path) -> str:
-        command = [
-            sys.executable, "-m", "tools.assignment", "grade", self.assignment.name, str(path.absolute()), "--out",
-            str(part.absolute()), "--quiet",
-        ]  # fmt: skip
-        environment = {**os.environ, "ASSIGNMENT_SECRET": self.secret}
-        with log.open("wb") as said, self.lock:
-            if self.stopped:
-                return "interrupted"
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
-                env=environment,
-            )  # fmt: skip
-            self.running[process.pid] = process
-        try:
-            process.wait(self.assignment.minutes * 60 + GRACE_S)
-            return "" if process.returncode in (0, 1) else f"the grader ended with status {process.returncode}"
-        except subprocess.TimeoutExpired:
-            end(process)
-            return "the grader did not end in its time"
-        finally:
-            with self.lock:
-                self.running.pop(process.pid, None)
-
     def _failed(self, data: dict | None, problem: str) -> dict:
         data = data or {"score": 0.0, "tests": [], "extra_data": {}, "stdout_visibility": "hidden"}
         data["output"] = f"Not graded to the end: {problem}. Your instructor has been told."
@@ -130,11 +208,9 @@ class Batch:
         return data
 
     def stop(self) -> None:
-        with self.lock:
-            self.stopped = True
-            running = list(self.running.values())
-        for process in running:
-            end(process)
+        self.stopped = True
+        for grader in self.all:
+            grader.end()
 
     def table(self, entries: list[Entry]) -> None:
         """grades.csv: a row each; a test that was not graded is an empty cell."""

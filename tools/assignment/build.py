@@ -16,7 +16,8 @@ from tools.assignment import selfcheck
 from tools.assignment.definition import ROOT, Assignment
 from tools.assignment.functions import FUNCTIONS
 from tools.assignment.hidden import generator, new_secret
-from tools.assignment.tree import GRADER_TOOLS, archive, copy, handout, stripped
+from tools.assignment.notebook import notebook, stubs
+from tools.assignment.tree import GRADER_TOOLS, archive, copy, handout
 from tools.results import write_text
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -54,11 +55,12 @@ def build(
         write_text(temporary / "secret.txt", secret + "\n")
         os.chmod(temporary / "secret.txt", 0o600)
         workflow(assignment, temporary / "github")
+        nbgrader(assignment, temporary / "student", temporary / "autograder", temporary / "nbgrader")
         if check:
             found = selfcheck.problems(assignment, temporary, say)
             if found:
                 raise BuildError("\n".join(found))
-        shutil.rmtree(temporary / "autograder")  # the zip is what is proven
+        shutil.rmtree(temporary / "autograder")  # the zip is what counts
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -80,10 +82,12 @@ def kept_secret(target: Path) -> str | None:
 def student(assignment: Assignment, to: Path) -> None:
     """The handout: a repository of its own, with what the assignment needs and holes where the work is."""
     handout(assignment, to)
-    for name in ("check.py", "submit.py"):
+    for name in ("check.py", "submit.py", "workbench.py"):
         shutil.copyfile(TEMPLATES / name, to / name)
     shutil.copyfile(ROOT / "LICENSE", to / "LICENSE")
-    write_text(to / "README.md", (assignment.folder / "README.md").read_text(encoding="utf-8"))
+    write_text(to / "README.md", readme(assignment))
+    write_text(to / f"{assignment.name}.ipynb", notebook(assignment, readme(assignment), source=False))
+    write_text(to / "stubs.json", json.dumps(stubs(assignment), indent=1) + "\n")
     write_text(to / "requirements.txt", requirements(assignment))
     examples = public_examples(assignment)
     if examples:
@@ -97,6 +101,52 @@ def student(assignment: Assignment, to: Path) -> None:
         "examples": [{k: v for k, v in e.items() if k != "arrays"} for e in examples],
     }
     write_text(to / "assignment.json", json.dumps(about, indent=1) + "\n")
+
+
+def readme(assignment: Assignment) -> str:
+    """The handout's text: what the definition says of it, around what assignments/NAME/README.md says."""
+    hours = " to ".join(f"{h:g}" for h in dict.fromkeys(assignment.hours))
+    files = "\n".join(f"    {path}" for path in assignment.submitted)
+    rows = [f"| {t.number} | {t.title} | {t.points:g}{' (bonus)' if t.bonus else ''} |" for t in assignment.tests]
+    table = "\n".join(["| test | what | points |", "| --- | --- | ---: |", *rows])
+    return f"""# {assignment.name}: {assignment.title}
+
+Expect {hours} hours. Afterwards you can
+
+{chr(10).join(f"- {goal};" for goal in assignment.goals[:-1])}
+- {assignment.goals[-1]}.
+
+{(assignment.folder / "README.md").read_text(encoding="utf-8").strip()}
+
+## Set-up
+
+Linux (or WSL 2 on Windows), Python 3.10 or newer{_compiler(assignment)}:
+
+    python3 -m venv .venv
+    .venv/bin/python -m pip install -r requirements.txt
+
+and `.venv/bin/python` for `python` below and above. PyTorch's CPU build is enough, and much smaller.
+
+## Handing in
+
+    python submit.py
+
+writes `submission.zip`. It holds
+
+{files}
+
+and nothing else counts: whatever you change elsewhere, the grader has its own. A file may import what it imports
+now, and do nothing by reflection; what is refused is named, with its line. Hidden cases have the properties below, in
+other sizes and with other numbers than `check.py` has.
+
+## Points
+
+{table}
+"""
+
+
+def _compiler(assignment: Assignment) -> str:
+    return " and g++" if any(stage.capability.backend == "cuda" for stage in assignment.stages) else ""
 
 
 def public_examples(assignment: Assignment) -> list[dict]:
@@ -136,7 +186,7 @@ def autograder(assignment: Assignment, secret: str, to: Path) -> None:
     handout(assignment, to)
     copy(ROOT, GRADER_TOOLS, to)
     copy(ROOT, [f"assignments/{assignment.name}/assignment.toml"], to)
-    write_text(to / "requirements.txt", requirements(assignment))
+    write_text(to / "requirements.txt", requirements(assignment, grader=True))
     write_text(to / "secret.txt", secret + "\n")
     compiler = " g++ binutils" if any(s.capability.backend == "cuda" for s in assignment.stages) else ""
     for name, fields in (("setup.sh", {"compiler": compiler}), ("run_autograder", {"name": assignment.name})):
@@ -156,11 +206,22 @@ def workflow(assignment: Assignment, to: Path) -> None:
     write_text(folder / f"grade-{assignment.name}.yml", text.format(**fields))
 
 
-def requirements(assignment: Assignment) -> str:
+def nbgrader(assignment: Assignment, student: Path, grader: Path, to: Path) -> None:
+    """A course folder for nbgrader: the source notebook beside the handout's files; and the grader, which stays."""
+    source = to / "source" / assignment.name
+    shutil.copytree(student, source)
+    shutil.copytree(grader, to / "grader")
+    write_text(source / f"{assignment.name}.ipynb", notebook(assignment, readme(assignment), source=True))
+    text = (TEMPLATES / "nbgrader_config.txt").read_text(encoding="utf-8")
+    fields = {"name": assignment.name, "seconds": f"{assignment.minutes * 60:.0f}"}
+    write_text(to / "nbgrader_config.py", text.format(**fields))
+
+
+def requirements(assignment: Assignment, grader: bool = False) -> str:
+    """For pip. grader: with what only grading needs: a compiler for GPUs and a disassembler, where a test asks them."""
     lines = ["numpy>=1.26", "rich>=13", "tomli>=2; python_version < '3.11'", "torch>=2.6"]
     if any(stage.capability.backend == "triton" for stage in assignment.stages):
         lines.append("triton>=3.2; sys_platform == 'linux'")
+    if grader and any(test.kind == "compiled" for test in assignment.tests):
+        lines += ["cupy-cuda13x>=13.6", "nvidia-cuda-nvrtc==13.*", "nvidia-cuda-runtime==13.*", "triton>=3.2"]
     return "\n".join(lines) + "\n"
-
-
-__all__ = ["BuildError", "build", "kept_secret", "stripped"]

@@ -151,6 +151,7 @@ class _Reader:
         if len(hours) != 2 or not 0 < hours[0] <= hours[1]:
             self.fail("hours", f"is {hours}; accepted: two numbers, from and to")
         minutes = self.take(data, top, "minutes", float, 10)
+        self.seconds = self.take(data, top, "seconds", float, 20)
         memory_mb = self.take(data, top, "memory_mb", int, 768)
         accept = tuple(self.take(data, top, "accept", list, []))
         tasks = tuple(self.task(t, i, stages) for i, t in enumerate(self.take(data, top, "task", list), 1))
@@ -242,7 +243,7 @@ class _Reader:
         if kind not in KINDS:
             self.fail(where, f"kind is {kind!r}; accepted: {', '.join(KINDS)}")
         about = self.take(table, where, "about", str, "")
-        seconds = self.take(table, where, "seconds", float, 20)
+        seconds = self.take(table, where, "seconds", float, self.seconds)
         needs = self.take(table, where, "needs", str, "")
         if needs not in ("", "gpu"):
             self.fail(where, f"needs is {needs!r}; accepted: gpu")

@@ -31,17 +31,17 @@ def descendants(of: int) -> list[int]:
     return found
 
 
-def end_all(seconds: float = 5) -> int:
-    """Kill every descendant of this process, until there is none -> how many there were."""
+def end_all(seconds: float = 5, keep: int | None = None) -> int:
+    """Kill every descendant of this process but `keep`, until there is none -> how many there were."""
     ended: set[int] = set()
     until = time.monotonic() + seconds
-    while (left := descendants(os.getpid())) and time.monotonic() < until:
+    while (left := [pid for pid in descendants(os.getpid()) if pid != keep]) and time.monotonic() < until:
         for pid in left:
             ended.add(pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
         time.sleep(0.01)
     return len(ended)

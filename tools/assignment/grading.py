@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from stages.common.where import gpu_arch
 from tools.assignment import submission
 from tools.assignment.allowed import refusals
@@ -104,6 +106,7 @@ def grade(
 @contextlib.contextmanager
 def worker_for(assignment: Assignment, root: Path = ROOT) -> Iterator[Worker]:
     """A process in which submissions to the assignment run, and the tree that it runs in."""
+    torch.set_num_threads(1)  # the cases are small, and other graders run beside this one
     tree = Path(tempfile.mkdtemp(prefix="submission-"))
     try:
         for_worker(assignment, tree, root)

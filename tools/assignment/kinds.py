@@ -231,6 +231,10 @@ def finding(noted: dict) -> str:
     return f"the emulator found: {found[0]['kind']}: {found[0]['message']}" if found else ""
 
 
+# In what `explain` says when it knows no mistake by name.
+UNEXPLAINED = ("NaN throughout", "has NaN, or", "is right, lse is not", "by more than rounding", "is 0 throughout")
+
+
 def explain(context: Context, case: Case, q, k, v, out, lse, expected: Expected) -> str:
     """What is wrong, by name if it is known, else by what is affected."""
     tile = context.stage.tile_rows(case.headdim, getattr(torch, case.dtype).itemsize)
@@ -264,7 +268,8 @@ def attention(context: Context) -> Outcome:
     about = context.test.about
     lines = [f"{len(problems)} of {len(asked)} hidden cases are wrong."]
     lines += [f"What the result looks like: {p}." for p in dict.fromkeys(p for p, _ in problems)]
-    if about in ADVICE:
+    unexplained = any(part in problem for problem, _ in problems for part in UNEXPLAINED)
+    if about in ADVICE and unexplained:  # beside a mistake that has a name it would lead astray
         lines.append(f"These cases are about {about}: {ADVICE[about]}.")
     return Outcome(WRONG, "\n".join(lines), tuple(note for _, note in problems))
 
@@ -472,8 +477,8 @@ def overlap(context: Context) -> Outcome:
     if late:
         during = "at least one of the two products" if wanted == half else "both products of a whole iteration"
         text = (
-            f"{late} of {many} groups of copies are waited for too early: apart from the first, each is to travel during "
-            f"{during}. Ask for a tile as soon as its place in shared memory is free, and wait as late as you can."
+            f"{late} of {many} groups of copies are waited for too early: apart from the first, each is to travel "
+            f"during {during}. Ask for a tile as soon as its place in shared memory is free; wait as late as you can."
         )
         return Outcome(WRONG, text, values=values)
     most = context.test.options.get("barriers")
@@ -482,7 +487,9 @@ def overlap(context: Context) -> Outcome:
         each = barriers / (blocks * warps * kv_tiles)
         values["barriers"] = round(each, 2)
         if each > most:
-            return Outcome(WRONG, f"There are {each:.1f} __syncthreads for each K/V tile; allowed: {most:g}.", values=values)
+            return Outcome(
+                WRONG, f"There are {each:.1f} __syncthreads for each K/V tile; allowed: {most:g}.", values=values
+            )
     return Outcome(PASSED, values=values)
 
 
@@ -562,8 +569,8 @@ def speed(context: Context) -> Outcome:
 
 
 KINDS: dict[str, Callable[[Context], Outcome]] = {
-    "attention": attention, "function": function, "memory": memory, "launches": launches, "emulator": emulator, "overlap": overlap,
-    "compiled": compiled, "speed": speed,
+    "attention": attention, "function": function, "memory": memory, "launches": launches, "emulator": emulator,
+    "overlap": overlap, "compiled": compiled, "speed": speed,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stages import get
@@ -94,11 +95,18 @@ def scores_all(assignment: Assignment, built: Path) -> list[str]:
     return found
 
 
-def run_autograder(archive: Path, submission: Path, *, prefix: tuple[str, ...] = ()) -> dict:
-    """Run the autograder as Gradescope does, in a folder laid out as there, without a container -> results.json.
+def run_autograder(archive: Path, submission: Path) -> dict:
+    """Run the autograder as Gradescope does, in a folder laid out as there, without a container -> results.json."""
+    with laid_out(archive, submission) as (root, environment):
+        done = subprocess.run(
+            command(root), cwd=root, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
+        )
+        return results_of(root, done.stderr)
 
-    prefix: a command that runs it, such as one that limits the processor.
-    """
+
+@contextlib.contextmanager
+def laid_out(archive: Path, submission: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder as Gradescope's /autograder, and the environment in which run_autograder finds it."""
     with tempfile.TemporaryDirectory(prefix="autograder-") as folder:
         root = Path(folder)
         (root / "results").mkdir()
@@ -111,19 +119,20 @@ def run_autograder(archive: Path, submission: Path, *, prefix: tuple[str, ...] =
             with zipfile.ZipFile(submission) as packed:
                 packed.extractall(root / "submission")
         shutil.copyfile(root / "source" / "run_autograder", root / "run_autograder")
-        done = subprocess.run(
-            [*prefix, "bash", str(root / "run_autograder")], cwd=root, capture_output=True, text=True,
-            env={**_environment(), "AUTOGRADER": str(root), "PYTHON": sys.executable}, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        results = root / "results" / "results.json"
-        if not results.is_file():
-            raise RuntimeError(f"run_autograder left no results.json: {done.stderr[-2000:]}")
-        data = json.loads(results.read_text(encoding="utf-8"))
-        data["stderr"] = done.stderr
-        if not data.get("tests"):
-            raise RuntimeError(f"run_autograder failed: {done.stderr[-2000:]}")
-        del data["stderr"]
-        return data
+        yield root, {**_environment(), "AUTOGRADER": str(root), "PYTHON": sys.executable}
+
+
+def command(root: Path) -> list[str]:
+    return ["bash", str(root / "run_autograder")]
+
+
+def results_of(root: Path, said: str = "") -> dict:
+    """results.json as it was left. Raises RuntimeError where the autograder itself has failed."""
+    path = root / "results" / "results.json"
+    data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not data.get("tests"):
+        raise RuntimeError(f"run_autograder failed: {said[-2000:]}")
+    return data
 
 
 def _environment() -> dict[str, str]:

@@ -138,8 +138,11 @@ def _child(folder: Path) -> None:
 def _limit(job: dict) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if os.path.exists("/proc/self/statm") else 0
     now = pages * resource.getpagesize()
+    on_gpu = any(
+        call.get("device") == "cuda" for call in job["calls"]
+    )  # whose driver reserves addresses by the terabyte
     for what, value in (
-        (resource.RLIMIT_AS, now + job["memory_mb"] * 1_000_000),
+        (resource.RLIMIT_AS, resource.RLIM_INFINITY if on_gpu else now + job["memory_mb"] * 1_000_000),
         (resource.RLIMIT_CPU, int(job["seconds"]) + 1),
         (resource.RLIMIT_FSIZE, FILE_BYTES),
         (resource.RLIMIT_CORE, 0),

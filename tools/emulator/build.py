@@ -26,8 +26,12 @@ STANDARD = (
     *("-std=c++17", "-gdwarf-4", "-g1", "-fno-omit-frame-pointer"),
     *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"),
 )
-# Not every CPU traps where an integer is divided by zero, so the compiler sees to it.
-KERNEL_OPTIONS = ("-O2", "-fsanitize=integer-divide-by-zero", "-fsanitize-undefined-trap-on-error")
+# Not every CPU traps where an integer is divided by zero, so the compiler sees to it. A function that ends without its
+# `return` runs on into whatever stands behind it: what would be found then is far from the mistake.
+KERNEL_OPTIONS = (
+    *("-O2", "-Werror=return-type"),
+    *("-fsanitize=integer-divide-by-zero", "-fsanitize-undefined-trap-on-error"),
+)
 WORKER_OPTIONS = ("-O3", "-g0")
 KERNEL_HEADERS = ("emulator.hpp", "ptx.hpp")
 KEEP = 2000  # executables in the cache; the ones not used for longest go first

@@ -7,6 +7,7 @@
 Exit codes: 0 everything passed; 1 something is wrong or not written yet; 2 wrong arguments.
 """
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -47,20 +48,25 @@ def check_functions(stage: str, folder: str) -> bool:
 
 
 def main() -> int:
-    chosen = [a for a in sys.argv[1:] if not a.startswith("-")]
-    options = [a for a in sys.argv[1:] if a.startswith("-")]
-    if "--help" in options or "-h" in options:
-        print(__doc__)
-        return 0
-    unknown = [stage for stage in chosen if stage not in ABOUT["stages"]]
-    if unknown:
-        print(f"stage is {unknown[0]!r}; accepted: {', '.join(ABOUT['stages'])}", file=sys.stderr)
-        return 2
+    p = argparse.ArgumentParser(
+        prog="python check.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    stages = ", ".join(ABOUT["stages"])
+    p.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {stages}; none: all of them")
+    p.add_argument("--case", default="", metavar="TEXT", help="only cases with TEXT in their name: causal, d64")
+    p.add_argument("--all", action="store_true", help="run every case, however many fail")
+    args = p.parse_args()
+    for stage in args.stages:
+        if stage not in ABOUT["stages"]:
+            p.error(f"STAGE is {stage!r}; accepted: {stages}")
     sys.path.insert(0, str(HERE))
     good = True
-    for stage in chosen or ABOUT["stages"]:
+    for stage in args.stages or ABOUT["stages"]:
         good &= check_functions(stage, ABOUT["stages"][stage])
-        good &= subprocess.run([sys.executable, "-m", "tools.check", stage, *options], cwd=HERE).returncode == 0
+        command = [sys.executable, "-m", "tools.check", stage]
+        command += ["--all"] if args.all else []
+        command += ["--case", args.case] if args.case else []
+        good &= subprocess.run(command, cwd=HERE).returncode == 0
     return 0 if good else 1
 
 

@@ -1,0 +1,441 @@
+"""Definitions, stripping, leaks, submissions, results: what the classroom's tools take and refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import stat
+import zipfile
+
+import pytest
+
+from stages import get
+from stages.common.where import Where, where
+from tools.assignment import feedback, gradescope, hidden, kinds, submission
+from tools.assignment.allowed import refusals
+from tools.assignment.definition import FOLDER, DefinitionError, load, names
+from tools.assignment.grading import Graded, Grades
+from tools.assignment.kinds import MISSING, PASSED, UNGRADED, WRONG, Context, Outcome, _conflicts
+from tools.assignment.leaks import distinctive, leaks
+from tools.assignment.overlap import instrumented, parse
+from tools.assignment.process import Answer
+from tools.assignment.strip import StripError, strip
+from tools.assignment.tree import handout, stripped
+from tools.check import NOT_WRITTEN
+from tools.regions import Region
+
+ALL = names()
+
+
+# ---- definitions ----------------------------------------------------------------------------------------------------
+
+
+def test_there_are_five():
+    assert ALL[:5] == ["ps1", "ps2", "ps3", "ps4", "ps5"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_definition(name):
+    """Points add up to 100, every test's cases have the property it names, whatever the secret."""
+    assignment = load(name)
+    assert assignment.points == 100
+    assert assignment.goals and assignment.hours[0] <= assignment.hours[1]
+    for test in assignment.tests:
+        for secret in ("a", "b", "c"):
+            assert len(hidden.cases(test, secret)) == len(test.cases)
+        assert test.seconds < assignment.minutes * 60
+    assert len((assignment.folder / "README.md").read_text(encoding="utf-8")) > 1000  # a handout's text
+
+
+def definition(tmp_path, change):
+    folder = tmp_path / "psx"
+    folder.mkdir(exist_ok=True)
+    text = (FOLDER / "ps1" / "assignment.toml").read_text(encoding="utf-8")
+    (folder / "assignment.toml").write_text(change(text), encoding="utf-8")
+    return load("psx", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "old, new, says",
+    (
+        ('title = "The', 'tilte = "The', "title is missing"),
+        ('stages = ["s01", "s02"]', 'stages = ["s01", "s99"]', "stage is 's99'"),
+        ('stages = ["s01", "s02"]', 'stages = ["s02", "s01"]', "in order"),
+        ("hours = [4, 6]", "hours = [6, 4]", "from and to"),
+        ("hours = [4, 6]", "hours = [4, 6]\nfoo = 1", "'foo' that means nothing"),
+        ('name = "naive"', 'name = "nave"', "marks no region 'nave'; accepted: naive"),
+        ('first = "L = np.logaddexp(L_a, L_b)"', 'first = "L = 1"', "is 0 lines of kernel.py, not 1"),
+        ("points = 8", "points = 0", "accepted: above 0"),
+        ("points = 8", 'points = "8"', "points is '8'; accepted: float"),
+        ('kind = "memory"', 'kind = "memroy"', "accepted: attention, function, memory"),
+        ('number = "1.2"', 'number = "1.1"', "a second test of that number"),
+        ('only_if = "3.1"', 'only_if = "4.1"', "the number of a test before it"),
+        ('seqlen_q = "10..50"', 'seqlen_q = "10.50..3"', "accepted: a value, a list of values"),
+        ("headdim = 32, family", "head_dim = 32, family", "a case has a key 'head_dim'"),
+        ("minutes = 10 ", "minutes = [10 ", "not TOML"),
+    ),
+)
+def test_a_wrong_definition_says_so(tmp_path, old, new, says):
+    with pytest.raises(DefinitionError, match="assignment.toml") as error:
+        definition(tmp_path, lambda text: text.replace(old, new, 1))
+    assert says in str(error.value)
+
+
+def test_an_unknown_assignment(tmp_path):
+    with pytest.raises(DefinitionError, match="NAME is 'ps99'; accepted: ps1"):
+        load("ps99")
+
+
+def test_a_case_without_the_property_is_refused(tmp_path):
+    assignment = definition(tmp_path, lambda t: t.replace('about = "not causal"', 'about = "several batches"', 1))
+    with pytest.raises(DefinitionError, match="is about 'several batches'"):
+        hidden.cases(assignment.tests[0], "secret")
+
+
+def test_hidden_cases_depend_on_the_secret_alone():
+    test = load("ps1").tests[0]
+    assert hidden.cases(test, "a") == hidden.cases(test, "a") != hidden.cases(test, "b")
+    lengths = {(c.seqlen_q, c.seqlen_k) for s in range(20) for c in hidden.cases(test, str(s))}
+    assert len(lengths) > 20
+
+
+# ---- stripping ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_stripped_file_says_what_is_missing(name):
+    assignment = load(name)
+    for stage in assignment.stages:
+        text = stripped(assignment, stage)
+        for task in assignment.tasks_of(stage):
+            assert text.count(f'"{NOT_WRITTEN}: {task.name}: ') == 1
+            assert f"BEGIN SOLUTION {task.name}: " in text
+        kind = {"numpy": "raise NotImplementedError(", "triton": "tl.static_assert(False, ", "cuda": "static_assert("}
+        assert kind[stage.capability.backend] + ("" if name in ("ps3", "ps4", "ps5") else f'"{NOT_WRITTEN}') in text
+
+
+def region_in(tmp_path, text, name="kernel.cu"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    task = load("ps3").tasks[0]
+    lines = text.splitlines()
+    begin = next(i for i, line in enumerate(lines, 1) if "BEGIN" in line)
+    end = next(i for i, line in enumerate(lines, 1) if "END" in line)
+    return dataclasses.replace(task, starter="", region=Region(path, "x", "do it", begin, end), name="x", hint="do it")
+
+
+@pytest.mark.parametrize(
+    "body, says",
+    (
+        ("  for (;;) {\n", "opens more { than it closes"),
+        ("  f(1;\n", r"opens more \( than it closes"),
+        ("\n", "nothing to take out"),
+    ),
+)
+def test_lines_that_cannot_be_taken_out(tmp_path, body, says):
+    text = f"template <typename T>\nvoid f() {{\n  // BEGIN SOLUTION x: do it\n{body}  // END SOLUTION\n}}\n"
+    with pytest.raises(StripError, match=says) as error:
+        strip(text, [region_in(tmp_path, text)])
+    assert "kernel.cu, lines " in str(error.value)
+
+
+def test_a_stub_needs_a_template(tmp_path):
+    text = "void f() {\n  // BEGIN SOLUTION x: do it\n  g();\n  // END SOLUTION\n}\n"
+    with pytest.raises(StripError, match="no template"):
+        strip(text, [region_in(tmp_path, text)])
+
+
+def test_a_leak_is_found_wherever_it_is(tmp_path):
+    """In a notebook, in a cache, with other white space."""
+    assignment = load("ps1")
+    handout(assignment, tmp_path)
+    assert leaks(assignment, tmp_path) == []
+    line, task = next(iter(distinctive(assignment).values()))
+    places = {
+        "notes.md": f"so:  {line.strip().replace(' ', '   ')}\n",
+        "book.ipynb": json.dumps({"cells": [{"outputs": [{"text": [line]}]}]}),
+        "stages/__pycache__/kernel.pyc": f"\0\1{line}\0",
+    }
+    for name, text in places.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        found = leaks(assignment, tmp_path)
+        assert [str(leak.file) for leak in found] == [name] and found[0].task == task
+        path.unlink()
+
+
+# ---- what a file may say --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_solutions_and_handouts_are_not_refused(name):
+    assignment = load(name)
+    for stage in assignment.stages:
+        for text in (stage.kernel_file.read_text(encoding="utf-8"), stripped(assignment, stage)):
+            assert refusals(stage, text) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    (
+        "import os", "import numpy.lib", "from numpy import ctypeslib", "from numpy import *", "import importlib",
+        "x = open('f')", "x = eval('1')", "x = np.load('f')", "x = np.lib.format", "x = (1).__class__", "x = np",
+        "x = prepare.__globals__", "x = np.core", "x = [].__reduce__()", "import torch", "x = getattr(1, 'real')",
+        "x = np.linalg.linalg", "x = globals()", "np.exp = np.log", "global x", "x = np.ctypeslib.load_library",
+        "x = (a for a in ()).gi_frame", "x = __builtins__", "x = type.mro(int)",
+        "from stages.s02_online_softmax import kernel", "from reference import oracle", "from . import s02",
+        "x = np.testing.measure", "STAGE.tiles = {}", "x = id(1)",
+        "x = np.frombuffer.__self__", "x = breakpoint", "x = vars()",
+    ),
+)  # fmt: skip
+def test_a_refused_line(line):
+    stage = get("s01")
+    text = stage.kernel_file.read_text(encoding="utf-8") + f"\n\ndef more():\n    {line}\n"
+    (refusal, *_) = refusals(stage, text)
+    assert refusal.line == text.count("\n") and "accepted" in str(refusal)
+
+
+@pytest.mark.parametrize(
+    "line",
+    (
+        "x = np.maximum.accumulate(np.ones(3))", "x = np.linalg.norm(np.ones(3))", "x = np.float32(1)", "import math",
+        "x = [i**2 for i in range(3)]", "x = np.ones(3).sum(axis=0).max()", "x = np.einsum('ij->ji', np.ones((3, 2)))",
+        "x = np.matmul(np.ones(3), np.ones(3))", "print(f'{1:3d}')", "from numpy import exp", "x = lambda a: a",
+        "x = np.add.reduce(np.ones(3))", "x = dict(a=1)",
+    ),
+)  # fmt: skip
+def test_an_accepted_line(line):
+    stage = get("s01")
+    text = stage.kernel_file.read_text(encoding="utf-8") + f"\n\ndef more():\n    {line}\n"
+    assert refusals(stage, text) == []
+
+
+def test_a_definition_can_accept_more():
+    stage, text = get("s01"), "import numpy as np\nimport scipy\n\nx = np.load\n"
+    assert len(refusals(stage, text)) == 2
+    assert refusals(stage, text, ("scipy", "numpy.load")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ("#define X", "#include <vector>", "asm(\"\");", "smem[0] = 1;", "__shared__ int x;", "static int n;",
+     "std::swap(a, b);",
+     "int x = __builtin_expect(1, 1);", "%:define X", "FILE* f = fopen(\"x\", \"w\");", "#pragma omp parallel",
+     "auto p = reinterpret_cast<int*>(q);"),
+)  # fmt: skip
+def test_a_refused_line_of_cuda(line):
+    stage = get("s21")
+    text = stage.kernel_file.read_text(encoding="utf-8") + line + "\n"
+    (refusal, *_) = refusals(stage, text)
+    assert refusal.line == text.count("\n") and "accepted" in str(refusal) or "only" in str(refusal)
+
+
+# ---- submissions ----------------------------------------------------------------------------------------------------
+
+
+def put(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+S01, S02 = load("ps1").submitted
+
+
+@pytest.mark.parametrize(
+    "files",
+    (
+        {S01: "a", S02: "b"},
+        {f"handout-main/{S01}": "a", f"handout-main/{S02}": "b"},
+        {"s01_naive/kernel.py": "a", "s02_online_softmax/kernel.py": "b", "notes/kernel.py": "c"},
+        {"s01.py": "a", "s02.py": "b"},
+        {S01: "\ufeffa", S02: "b", f"old/{S01}": "c"},
+    ),
+)
+def test_files_are_found(tmp_path, files):
+    found = submission.read(load("ps1"), put(tmp_path, files))
+    assert found.files == {S01: "a", S02: "b"} and not found.problems
+
+
+def test_a_zip_is_a_submission(tmp_path):
+    path = tmp_path / "work.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr(f"x/{S01}", "a\r\nb")
+        packed.writestr(f"x/{S02}", "b")
+        packed.writestr(f"__MACOSX/x/{S02}", "c")
+    assert submission.read(load("ps1"), path).files == {S01: "a\nb", S02: "b"}
+
+
+def test_what_is_missing_is_named(tmp_path):
+    found = submission.read(load("ps1"), put(tmp_path, {S01: "a"}))
+    assert found.files == {S01: "a"} and f"{S02} is missing" in found.problems[S02]
+
+
+@pytest.mark.parametrize("name", ("kernel.cu", "s21.cu", "deep/er/kernel.cu"))
+def test_a_single_file_is_enough_where_there_is_one(tmp_path, name):
+    assignment = load("ps3")
+    assert submission.read(assignment, put(tmp_path, {name: "a"})).files == {assignment.submitted[0]: "a"}
+
+
+def test_hostile_files(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("secret")
+    work = put(tmp_path / "work", {S02: "b" * (2 << 20)})
+    (work / S01).parent.mkdir(parents=True)
+    (work / S01).symlink_to(outside)
+    found = submission.read(load("ps1"), work)
+    assert not found.files and "link" in found.problems[S01] and "larger" in found.problems[S02]
+    (work / S01).unlink()
+    os.mkfifo(work / S01)
+    (work / S02).write_bytes(b"a\0b")
+    found = submission.read(load("ps1"), work)
+    assert "no ordinary file" in found.problems[S01] and "zero bytes" in found.problems[S02]
+
+
+def test_hostile_zips(tmp_path):
+    path = tmp_path / "bomb.zip"
+    link = zipfile.ZipInfo(S01)
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr(link, "/etc/passwd")
+        packed.writestr(S02, b"a" * (64 << 20))
+        packed.writestr("../../escape/kernel.py", "a")
+    found = submission.read(load("ps1"), path)
+    assert not found.files and "link" in found.problems[S01] and "larger" in found.problems[S02]
+    data = io.BytesIO(path.read_bytes()[: path.stat().st_size // 2])
+    (tmp_path / "half.zip").write_bytes(data.getvalue())
+    assert submission.read(load("ps1"), tmp_path / "half.zip").problems
+
+
+# ---- results --------------------------------------------------------------------------------------------------------
+
+
+def some_grades():
+    assignment = load("ps2")
+    outcomes = {0: Outcome(PASSED), 1: Outcome(WRONG, "bad \x07 \ud800 text"), 2: Outcome(MISSING, "gone")}
+    graded = tuple(Graded(t, outcomes.get(i, Outcome(UNGRADED, "no GPU")), 0.5) for i, t in enumerate(assignment.tests))
+    return Grades(assignment, graded, 3.25)
+
+
+def test_results_are_as_gradescope_wants_them():
+    data = gradescope.results(some_grades())
+    assert gradescope.problems(data) == []
+    assert data["score"] == 10 and json.loads(json.dumps(data, allow_nan=False)) == data
+    ungraded = data["tests"][3]
+    assert "score" not in ungraded and "status" not in ungraded and "max_score" not in ungraded
+
+
+def test_results_so_far_are_results():
+    whole = some_grades()
+    part = dataclasses.replace(whole, graded=whole.graded[:1])
+    data = gradescope.results(part)
+    assert gradescope.problems(data) == [] and len(data["tests"]) == len(whole.graded)
+    assert not data["extra_data"]["complete"] and data["tests"][1]["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    (
+        (lambda d: d.update(grade=1), "'grade' is unknown"),
+        (lambda d: d.update(score="44"), "score is str"),
+        (lambda d: d.update(score=float("nan")), "score is nan"),
+        (lambda d: d.update(visibility="all"), "visibility is 'all'"),
+        (lambda d: d["tests"][0].update(status="ok"), "status is 'ok'; accepted: passed, failed"),
+        (lambda d: d["tests"][0].update(number=1.1), "number is float"),
+        (lambda d: d["tests"][0].update(tags=[1]), "tags are text"),
+        (lambda d: d["tests"][0].update(output=None), "output is NoneType"),
+        (lambda d: d["tests"].append("x"), "is no object"),
+        (lambda d: (d.pop("tests"), d.pop("score")), "neither score nor tests"),
+        (lambda d: d.update(leaderboard=[{"name": "t", "value": 1, "order": "up"}]), "order is 'up'"),
+        (lambda d: d.update(leaderboard=[{"name": "t"}]), "value is missing"),
+        (lambda d: d.update(extra_data={"x": object()}), "no JSON"),
+    ),
+)
+def test_what_gradescope_would_refuse(change, says):
+    data = gradescope.results(some_grades())
+    change(data)
+    assert any(says in problem for problem in gradescope.problems(data)), gradescope.problems(data)
+
+
+def test_the_leaderboard_has_only_what_passed():
+    assignment = load("ps3")
+    (test,) = [t for t in assignment.tests if t.number == "3.2"]
+    for status, count in ((PASSED, 1), (WRONG, 0)):
+        graded = (Graded(test, Outcome(status, "", (), {"wavefronts": 10}), 1.0),)
+        assert len(gradescope.leaderboard(Grades(assignment, graded, 1.0))) == count
+
+
+def test_a_page_shows_what_is_said_and_runs_nothing():
+    grades = some_grades()
+    data = gradescope.results(grades) | {"output": "<script>x</script>"}
+    page = feedback.page(data, "A & B", "<b>me</b>")
+    assert "<script>" not in page and "&lt;b&gt;me" in page and "not graded" in page
+    assert "| 1.1 One tile (s11) | passed | 10 / 10 |" in feedback.summary(data)
+
+
+# ---- counters -------------------------------------------------------------------------------------------------------
+
+
+def report(mma, fragments, wavefronts, passes):
+    counters = {
+        "mma": {"instructions": mma},
+        "ldmatrix": {"instructions": fragments, "wavefronts": wavefronts, "passes": passes},
+    }
+    return {"counters": counters, "conflicts": [{"line": 70, "op": "ldmatrix", "ways": 8}]}
+
+
+def test_conflicts_count_only_in_a_kernel_that_does_its_work():
+    assignment = load("ps3")
+    (test,) = [t for t in assignment.tests if t.number == "3.1"]
+    context = Context(assignment, test, None, "secret", "")
+    case = dataclasses.replace(hidden.cases(test, "secret")[0], seqlen_q=64, seqlen_k=64)
+    mma, fragments = 4 * (4 * 8 + 4 * 8), 4 * (4 + 32)
+    assert _conflicts(context, report(mma, fragments, 100, 100), case).status == PASSED
+    assert _conflicts(context, report(mma, fragments, 101, 100), case).status == WRONG
+    assert _conflicts(context, report(mma - 1, fragments, 100, 100), case).status == "refused"
+    assert _conflicts(context, report(mma, fragments - 1, 100, 100), case).status == "refused"
+
+
+def test_notes_of_copies():
+    text = instrumented(get("s22").kernel_file.read_text(encoding="utf-8"))
+    assert text.index('#include "params.cuh"') < text.index("noted_commit") < text.index("attention_kernel")
+    assert parse("0 0 0 1 32\n0 0 0 1 7\nrubbish\n0 0 0 2 x\n") == {(0, 0, 0, 1): [32, 7]}
+
+
+def test_speed_is_more_calls_over_more_time(monkeypatch):
+    """By the grader's clock: what starting and compiling takes is in both times, and falls out."""
+    assignment = load("ps5")
+    (test,) = [t for t in assignment.tests if t.kind == "speed"]
+    context = Context(assignment, test, None, "secret", "")
+    seconds, jobs = iter((9.0, 3.0, 3.0 + 840 * 1e-3)), []
+
+    def run(job):
+        jobs.append(job)
+        context.answer = Answer("", {}, b"", None, next(seconds))
+        return [{}]
+
+    context.run = run
+    monkeypatch.setattr(kinds, "where", lambda *_: Where("gpu", "the GPU"))
+    monkeypatch.setattr(kinds, "check_call", lambda *_: ("", ""))
+    monkeypatch.setattr(kinds, "attention_call", lambda job, *_, **__: job.calls.append({}) or {})
+    outcome = kinds.speed(context)
+    assert [job.calls[0]["times"] for job in jobs] == [20, 20, 420]
+    flops = 4 * 4 * 16 * 4096 * 4096 * 128
+    assert outcome.values == {"tflops": round(flops * 800 / 0.84 / 1e12, 1)} and outcome.ok
+    test = dataclasses.replace(test, options={**test.options, "tflops": 1e6})
+    context.test, seconds = test, iter((9.0, 3.0, 3.84))
+    assert kinds.speed(context).status == WRONG
+
+
+def test_speed_without_a_gpu_is_not_graded():
+    assignment = load("ps5")
+    (test,) = [t for t in assignment.tests if t.kind == "speed"]
+    if where(get("s24"), "bfloat16").kind == "gpu":
+        pytest.skip("there is a GPU here")
+    with pytest.raises(kinds.Failed) as failed:
+        kinds.speed(Context(assignment, test, None, "secret", ""))
+    assert failed.value.outcome.status == UNGRADED
