@@ -13,14 +13,14 @@ import pytest
 
 from stages import get
 from stages.common.where import Where, where
-from tools.assignment import feedback, gradescope, hidden, kinds, submission
+from tools.assignment import feedback, gradescope, grading, hidden, kinds, submission
 from tools.assignment.allowed import refusals
 from tools.assignment.definition import FOLDER, DefinitionError, load, names
 from tools.assignment.grading import Graded, Grades
 from tools.assignment.kinds import MISSING, PASSED, UNGRADED, WRONG, Context, Outcome, _conflicts
 from tools.assignment.leaks import distinctive, leaks
 from tools.assignment.overlap import instrumented, parse
-from tools.assignment.process import Answer
+from tools.assignment.process import Answer, Worker
 from tools.assignment.strip import StripError, strip
 from tools.assignment.tree import handout, stripped
 from tools.check import NOT_WRITTEN
@@ -439,3 +439,44 @@ def test_speed_without_a_gpu_is_not_graded():
     with pytest.raises(kinds.Failed) as failed:
         kinds.speed(Context(assignment, test, None, "secret", ""))
     assert failed.value.outcome.status == UNGRADED
+
+
+# ---- with a GPU beside it -------------------------------------------------------------------------------------------
+
+
+def solution_of(assignment, folder):
+    for stage, path in zip(assignment.stages, assignment.submitted):
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_text(stage.kernel_file.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+def test_a_gpu_of_the_grader_changes_nothing(monkeypatch, tmp_path):
+    """Stages run as on a machine without one, and the student's process does not see it; but where a test needs it."""
+    monkeypatch.setattr("stages.common.where.gpu_arch", lambda: 90)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.delenv("CUDA_EMULATE", raising=False)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with grading.without_gpu():
+        assert where(get("s12"), "float16").kind == "interpreter"
+        assert where(get("s21"), "float16").kind == "emulator"
+    assert "CUDA_EMULATE" not in os.environ and os.environ["TRITON_INTERPRET"] == "0"
+    for gpu, seen in ((False, ""), (True, "3")):
+        with Worker(tmp_path, memory_mb=1, gpu=gpu) as worker:
+            assert worker._environment()["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_a_test_that_needs_a_gpu_begins_afresh(monkeypatch, tmp_path):
+    """Its process is no copy of one that has looked for a GPU, which could not use it; and it is judged as ever."""
+    monkeypatch.setattr(grading, "gpu_arch", lambda: 90)
+    assignment = load("ps1")
+    first = dataclasses.replace(assignment.tests[0], needs="gpu", seconds=60)
+    assignment = dataclasses.replace(assignment, tests=(first,))
+    right = solution_of(assignment, tmp_path / "right")
+    with grading.worker_for(assignment) as worker:
+        grades = grading.grade(assignment, right, "secret", worker=worker)
+        assert [g.outcome.status for g in grades.graded] == [PASSED], grades.graded
+        path = right / assignment.submitted[0]
+        path.write_text(path.read_text(encoding="utf-8").replace("P @ V / l", "P @ V"), encoding="utf-8")
+        wrong = grading.grade(assignment, right, "secret", worker=worker)
+        assert [g.outcome.ok for g in wrong.graded] == [False]

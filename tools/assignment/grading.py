@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -144,6 +145,25 @@ def _outcome(assignment, test: Test, worker: Worker, secret: str, found, refused
     if left < test.seconds:
         return Outcome(TIME, f"not run: the tests before it used up the {assignment.minutes:g} minutes.")
     try:
-        return KINDS[test.kind](Context(assignment, test, worker, secret, found.files[name]))
+        if test.needs == "gpu":
+            with Worker(worker.tree, memory_mb=assignment.memory_mb, gpu=True) as own:
+                return KINDS[test.kind](Context(assignment, test, own, secret, found.files[name]))
+        with without_gpu():
+            return KINDS[test.kind](Context(assignment, test, worker, secret, found.files[name]))
     except Failed as failed:
         return failed.outcome
+
+
+@contextlib.contextmanager
+def without_gpu() -> Iterator[None]:
+    """Within, stages run as on a machine that has no GPU: what a test says must not depend on the grader's machine."""
+    before = {name: os.environ.get(name) for name in ("CUDA_EMULATE", "TRITON_INTERPRET")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

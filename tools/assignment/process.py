@@ -22,6 +22,7 @@ import torch
 from tools.assignment.tensors import describe
 
 WALL = 4  # seconds of waiting for each second of computing that a job may take: there is half a processor, or a crowd
+AFRESH = "ASSIGNMENT_WORKER_AFRESH"  # tells a worker to begin every job in a new process, not in a copy of its own
 POLL_S = 0.005  # how often a running job's memory is looked at
 START_S = 120  # for the libraries to load
 ANSWER_BYTES = 4 << 20  # of text; more is no answer
@@ -59,10 +60,14 @@ class Job:
 
 
 class Worker:
-    """A process for the submission in `tree`, as long as the `with` lasts."""
+    """A process for the submission in `tree`, as long as the `with` lasts.
 
-    def __init__(self, tree: Path, *, memory_mb: int, preload: Sequence[str] = ()):
-        self.tree, self.memory_mb, self.preload = tree, memory_mb, tuple(preload)
+    gpu: whether it sees a GPU. One that does not runs stages as on a machine that has none, wherever it is; one that
+    does begins every job from scratch, for a process that has looked for a GPU cannot hand it on to its child.
+    """
+
+    def __init__(self, tree: Path, *, memory_mb: int, preload: Sequence[str] = (), gpu: bool = False):
+        self.tree, self.memory_mb, self.preload, self.gpu = tree, memory_mb, tuple(preload), gpu
         self.process: subprocess.Popen | None = None
 
     def __enter__(self) -> Worker:
@@ -188,6 +193,10 @@ class Worker:
                 "CUDA_EMULATE", "TRITON_INTERPRET", "XDG_CACHE_HOME", "LANG")  # fmt: skip
         environment = {name: os.environ[name] for name in kept if name in os.environ}
         threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        if not self.gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        if self.gpu:
+            environment[AFRESH] = "1"
         return {**environment, **threads, "HOME": os.environ.get("HOME", str(self.scratch)), "PYTHONHASHSEED": "0",
                 "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""}  # fmt: skip
 

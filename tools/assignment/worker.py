@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -27,6 +28,7 @@ from stages.common import interpreter  # noqa: F401  before Triton, should a sub
 from tools.assignment.tensors import describe, restore
 
 GUARD = 256  # elements on either side of an output
+AFRESH = "ASSIGNMENT_WORKER_AFRESH"  # as in process.py, which a submission's tree has not
 FILE_BYTES = 256 << 20  # that a job may write to one file
 MOST_NOTES = 1_000_000  # characters
 SAID = 4000  # characters of an exception's text that are kept
@@ -85,6 +87,10 @@ class Launches:
 
 
 def main(argv: list[str]) -> int:
+    if argv[1] == "--job":
+        _child(Path(argv[2]))
+    if os.environ.get(AFRESH):
+        return _begin_afresh(socket.socket(fileno=int(argv[1])))
     channel = socket.socket(fileno=int(argv[1]))
     for module in argv[2:]:
         importlib.import_module(module)
@@ -103,6 +109,18 @@ def main(argv: list[str]) -> int:
         channel.sendall(json.dumps({"pid": child}).encode() + b"\n")
         _, status, _ = os.wait4(child, 0)
         channel.sendall(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+    return 0
+
+
+def _begin_afresh(channel: socket.socket) -> int:
+    """The same conversation, every job in a process of its own that loads the libraries itself."""
+    lines = channel.makefile("r", encoding="utf-8")
+    channel.sendall(b'{"ready": true}\n')
+    for line in lines:
+        command = [sys.executable, "-B", "-m", "tools.assignment.worker", "--job", json.loads(line)["folder"]]
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=os.setpgrp)  # process_group= is of 3.11
+        channel.sendall(json.dumps({"pid": child.pid}).encode() + b"\n")
+        channel.sendall(json.dumps({"status": child.wait()}).encode() + b"\n")
     return 0
 
 
