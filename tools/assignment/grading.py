@@ -22,6 +22,7 @@ from tools.assignment.process import Worker
 from tools.assignment.tree import for_worker
 
 SPARE_S = 20  # of the time limit, for what is not a test
+GPU_HOST_MB = 12_000  # of the host, beside what a stage takes there: libraries that begin with the first use of a GPU
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _outcome(assignment, test: Test, worker: Worker, secret: str, found, refused
         return Outcome(TIME, f"not run: the tests before it used up the {assignment.minutes:g} minutes.")
     try:
         if test.needs == "gpu":
-            with Worker(worker.tree, memory_mb=assignment.memory_mb, gpu=True) as own:
+            with Worker(worker.tree, memory_mb=assignment.memory_mb + GPU_HOST_MB, gpu=True) as own:
                 return KINDS[test.kind](Context(assignment, test, own, secret, found.files[name]))
         with without_gpu():
             return KINDS[test.kind](Context(assignment, test, worker, secret, found.files[name]))
