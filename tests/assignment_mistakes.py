@@ -33,7 +33,7 @@ STEP = "2.2 2.3 2.4 3.1 3.2 3.3 3.4 3.5 3.6 3.7"
 PS1 = (
     made("s01_top_left", "1.5 1.6", "aligned to the top left"),
     made("s01_strict", "1.4 1.5 1.6", "off by one: query i sees the key"),
-    made("s01_no_max", "1.3 1.6", "subtract the row's maximum"),
+    made("s01_no_max", "1.3 1.6", "ubtract the row's maximum"),
     made("s01_nan_row", "1.6", "-inf - -inf is NaN"),
     made("s01_zero_row", "1.6", "an lse of -inf"),
     made("s01_scale", "1.2", "softmax_scale is not used"),

@@ -561,6 +561,7 @@ def test_the_figures():
 def test_make_plots_draws_them_too(tmp_path, monkeypatch, capsys):
     (tmp_path / "again").mkdir()
     monkeypatch.setattr(plot, "draw", lambda files, out: [])
+    monkeypatch.setattr(plot, "draw_pictures", lambda out: [])
     assert plot.main(["--out", str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert names == {f"{name}.{suffix}" for name in ("bank-conflicts", "fragments") for suffix in ("png", "svg")}
