@@ -25,7 +25,7 @@ from tools.assignment.process import Job, Worker
 from tools.assignment.tensors import describe, restore
 from tools.regions import find_regions
 
-needs_emulator = pytest.mark.skipif(emulator_lacks() is not None, reason=f"the emulator: {emulator_lacks()}")
+needs_emulator = pytest.mark.skipif(emulator_lacks() is not None, reason=str(emulator_lacks()))
 
 # ---- building -------------------------------------------------------------------------------------------------------
 

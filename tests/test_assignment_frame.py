@@ -10,7 +10,9 @@ import stat
 import zipfile
 
 import pytest
+import torch
 
+from reference import Case, oracle
 from stages import get
 from stages.common.where import Where, where
 from tools.assignment import feedback, gradescope, grading, hidden, kinds, submission
@@ -22,6 +24,7 @@ from tools.assignment.leaks import distinctive, leaks
 from tools.assignment.overlap import instrumented, parse
 from tools.assignment.process import Answer, Worker
 from tools.assignment.strip import StripError, strip
+from tools.assignment.tensors import describe
 from tools.assignment.tree import handout, stripped
 from tools.check import NOT_WRITTEN
 from tools.regions import Region
@@ -480,3 +483,41 @@ def test_a_test_that_needs_a_gpu_begins_afresh(monkeypatch, tmp_path):
         path.write_text(path.read_text(encoding="utf-8").replace("P @ V / l", "P @ V"), encoding="utf-8")
         wrong = grading.grade(assignment, right, "secret", worker=worker)
         assert [g.outcome.ok for g in wrong.graded] == [False]
+
+
+# ---- one head for all -----------------------------------------------------------------------------------------------
+
+
+def answered(case, out, lse):
+    """What a worker writes of one run with this result -> (call, bytes)."""
+    blob = bytearray()
+    runs = []
+    for t in (out, lse):
+        guard = torch.full((kinds.GUARD,), torch.nan, dtype=t.dtype)
+        runs.append(describe(torch.cat([guard, t.flatten(), guard]), blob))
+    counted = [{"returned": True, "launches": [], "report": None}]
+    return {"runs": [runs], "ops": [], "counted": counted}, bytes(blob)
+
+
+def test_of_a_long_result_one_hidden_head_is_judged_and_nothing_may_be_missing():
+    assignment = load("ps5")
+    context = Context(assignment, assignment.tests[0], None, "secret", "")
+    case = Case("float16", 16, 20, 30, batch=2, nheads=4, nheads_k=2)
+    q, k, v = case.inputs()
+    out, lse = oracle(q, k, v)
+    out, lse = out.half(), lse.float()
+
+    def problem(head, out=out, lse=lse):
+        call, blob = answered(case, out, lse)
+        return kinds.check_call(context, call, {"case": case, "inputs": [(q, k, v)], "heads": [head]}, blob)[0]
+
+    assert [problem(head) for head in range(8)] == [""] * 8  # so its K and V are the right ones
+    wrong = out.clone()
+    wrong[1, :, 2] *= 1.5  # head 6, counted over batch and heads
+    assert [bool(problem(head, wrong)) for head in range(8)] == [head == 6 for head in range(8)]
+    wrong_lse = lse.clone()
+    wrong_lse[0, 3] += 1
+    assert [bool(problem(head, lse=wrong_lse)) for head in range(8)] == [head == 3 for head in range(8)]
+    missing = out.clone()
+    missing[0, 5, 0, 3] = torch.nan
+    assert all("NaN" in problem(head, missing) for head in range(8))

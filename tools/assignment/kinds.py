@@ -209,10 +209,12 @@ def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[s
             return "the out and lse that were given are not what was returned", str(case)
         if not intact:
             return "something was written outside out or lse", str(case)
+        judged = case
         if "heads" in asked:
             if o.isnan().any() or lse.isnan().any():
                 return "out or lse has NaN, or was not written", str(case)
             o, lse, q, k, v = one_head(asked["heads"][number], case, o, lse, q, k, v)
+            judged = dataclasses.replace(case, batch=1, nheads=1, nheads_k=1)
         expected = expect(q, k, v, causal=case.causal, softmax_scale=case.softmax_scale)
         verdict = judge(o, lse, expected)
         if not verdict.ok:
@@ -223,7 +225,7 @@ def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[s
                         case
                     )
                 return "a second call is wrong though the first was right: something is kept between calls", str(case)
-            problem = finding(noted) or explain(context, case, q, k, v, o, lse, expected)
+            problem = finding(noted) or explain(context, judged, q, k, v, o, lse, expected)
             return problem, f"{case}: {verdict.problem}"
     return "", ""
 
