@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import io
 import json
 import os
 import stat
+import tempfile
+import time
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from reference import Case, oracle
 from stages import get
-from stages.common.where import Where, where
+from stages.common.where import where
 from tools.assignment import feedback, gradescope, grading, hidden, kinds, submission
 from tools.assignment.allowed import refusals
 from tools.assignment.definition import FOLDER, DefinitionError, load, names
 from tools.assignment.grading import Graded, Grades
-from tools.assignment.kinds import MISSING, PASSED, UNGRADED, WRONG, Context, Outcome, _conflicts
+from tools.assignment.kinds import CRASHED, MISSING, PASSED, UNGRADED, WRONG, Context, Outcome, _conflicts
 from tools.assignment.leaks import distinctive, leaks
 from tools.assignment.overlap import instrumented, parse
 from tools.assignment.process import Answer, Worker
@@ -68,10 +72,14 @@ def definition(tmp_path, change):
         ('stages = ["s01", "s02"]', 'stages = ["s02", "s01"]', "in order"),
         ("hours = [4, 6]", "hours = [6, 4]", "from and to"),
         ("hours = [4, 6]", "hours = [4, 6]\nfoo = 1", "'foo' that means nothing"),
+        ('kind = "memory"', 'kind = "memory"\nbytes = 3', "'bytes' that means nothing"),
+        ("bytes_per_row = 6000", "", "bytes_per_row is missing"),
+        ('state = "growing"', 'state = "grown"', "state is 'grown'; accepted: new, growing"),
+        ('state = "growing"', 'state = "growing"\ncases = [{ headdim = 16 }]', "of kind function has no cases"),
         ('name = "naive"', 'name = "nave"', "marks no region 'nave'; accepted: naive"),
         ('first = "L = np.logaddexp(L_a, L_b)"', 'first = "L = 1"', "is 0 lines of kernel.py, not 1"),
         ("points = 8", "points = 0", "accepted: above 0"),
-        ("points = 8", 'points = "8"', "points is '8'; accepted: float"),
+        ("points = 8", 'points = "8"', "points is '8'; accepted: a number"),
         ('kind = "memory"', 'kind = "memroy"', "accepted: attention, function, memory"),
         ('number = "1.2"', 'number = "1.1"', "a second test of that number"),
         ('only_if = "3.1"', 'only_if = "4.1"', "the number of a test before it"),
@@ -409,29 +417,64 @@ def test_notes_of_copies():
     assert parse("0 0 0 1 32\n0 0 0 1 7\nrubbish\n0 0 0 2 x\n") == {(0, 0, 0, 1): [32, 7]}
 
 
-def test_speed_is_more_calls_over_more_time(monkeypatch):
-    """By the grader's clock: what starting and compiling takes is in both times, and falls out."""
-    assignment = load("ps5")
+@pytest.fixture
+def small_speed(monkeypatch, tmp_path):
+    """speed() of s12 at a size for the interpreter, in a real process, as if that were a GPU."""
+    for name, value in (("TOKENS", 32), ("WIDTH", 32), ("WINDOWS", 4), ("CALLS", (2, 3))):
+        monkeypatch.setattr(kinds, name, value)
+    monkeypatch.setattr(kinds, "where", lambda *_: SimpleNamespace(kind="gpu", device="cpu"))
+    assignment = load("ps2")
     (test,) = [t for t in assignment.tests if t.kind == "speed"]
-    context = Context(assignment, test, None, "secret", "")
-    seconds, jobs = iter((9.0, 3.0, 3.0 + 840 * 1e-3)), []
+    options = {"seqlen": 16, "headdim": 16, "dtype": "float16", "ratio": 1e-9}
+    test = dataclasses.replace(test, options=options, seconds=60)
+    source = get("s12").kernel_file.read_text(encoding="utf-8")
+    with grading.without_gpu(), grading.worker_for(assignment) as worker:
 
-    def run(job):
-        jobs.append(job)
-        context.answer = Answer("", {}, b"", None, next(seconds))
-        return [{}]
+        def outcome(*replace, **changes):
+            text = source
+            for old, new in replace:
+                assert old in text
+                text = text.replace(old, new)
+            (worker.tree / assignment.submitted[1]).write_text(text, encoding="utf-8")
+            changed = dataclasses.replace(test, options={**options, **changes})
+            return kinds.speed(Context(assignment, changed, worker, "secret", text))
 
-    context.run = run
-    monkeypatch.setattr(kinds, "where", lambda *_: Where("gpu", "the GPU"))
-    monkeypatch.setattr(kinds, "check_call", lambda *_: ("", ""))
-    monkeypatch.setattr(kinds, "attention_call", lambda job, *_, **__: job.calls.append({}) or {})
-    outcome = kinds.speed(context)
-    assert [job.calls[0]["times"] for job in jobs] == [20, 20, 420]
-    flops = 4 * 4 * 16 * 4096 * 4096 * 128
-    assert outcome.values == {"tflops": round(flops * 800 / 0.84 / 1e12, 1)} and outcome.ok
-    test = dataclasses.replace(test, options={**test.options, "tflops": 1e6})
-    context.test, seconds = test, iter((9.0, 3.0, 3.84))
-    assert kinds.speed(context).status == WRONG
+        yield outcome
+
+
+def test_speed_is_a_ratio_to_the_yardstick_by_the_graders_clock(small_speed):
+    outcome = small_speed()
+    assert outcome.ok and 0 < outcome.values["ratio"] < 1, outcome  # an interpreter against a library
+    outcome = small_speed(ratio=1e9)
+    assert outcome.status == WRONG and outcome.values["ratio"] > 0 and "wanted" in outcome.message
+
+
+def test_a_wrong_result_has_no_speed(small_speed):
+    outcome = small_speed(("O_i = O_i / l_i", "O_i = 2 * O_i / l_i"))
+    assert outcome.status == WRONG and not outcome.values and "does not count" in outcome.message
+
+
+def test_calls_that_do_nothing_are_found_out(small_speed, monkeypatch):
+    """Only a round's last result comes back. Who could guess which call that is still has to launch in every call."""
+    monkeypatch.setattr(kinds, "CALLS", (2, 2))
+    outcome = small_speed(
+        ("def attention(", "COUNT = []\n\n\ndef attention("),
+        (
+            "    with call.on",
+            "    COUNT.append(0)\n    if len(COUNT) % 2:\n        return call.finish()\n    with call.on",
+        ),
+    )
+    assert outcome.status == "refused" and "launched" in outcome.message
+
+
+def test_how_a_call_is_timed():
+    """From when the process was let go on to when it was seen to have stopped again, the median of the rounds."""
+    job = kinds.Job(1.0, calls=[{"rounds": [[0], [0] * 2, [0] * 4, [0] * 2]}])
+    pauses = ((9.0, 10.0), (12.0, 13.0), (20.0, 21.0), (25.0, 26.0), (30.0, 31.0), (35.0, 36.0))
+    assert kinds.per_call(Answer("", {}, b"", None, 99.0, "", pauses), job) == pytest.approx(1000)  # of 1, 1 and 2 s
+    with pytest.raises(kinds.Failed) as failed:
+        kinds.per_call(Answer("", {}, b"", None, 99.0, "", pauses[1:]), job)
+    assert failed.value.outcome.status == CRASHED
 
 
 def test_speed_without_a_gpu_is_not_graded():
@@ -483,6 +526,22 @@ def test_a_test_that_needs_a_gpu_begins_afresh(monkeypatch, tmp_path):
         path.write_text(path.read_text(encoding="utf-8").replace("P @ V / l", "P @ V"), encoding="utf-8")
         wrong = grading.grade(assignment, right, "secret", worker=worker)
         assert [g.outcome.ok for g in wrong.graded] == [False]
+
+
+def test_one_grader_at_a_time_on_the_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    inside, most = [0], [0]
+
+    def visit(_):
+        with grading.alone_on_gpu():
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.02)
+            inside[0] -= 1
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(visit, range(4)))
+    assert most == [1]
 
 
 # ---- one head for all -----------------------------------------------------------------------------------------------

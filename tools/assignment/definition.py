@@ -23,7 +23,24 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "assignments"
-KINDS = ("attention", "function", "memory", "launches", "emulator", "overlap", "compiled", "speed")
+# What a test of each kind takes besides what all take: key -> its type, or the values that it may have.
+CALL = {"headdim": int, "dtype": ("float16", "bfloat16"), "causal": bool}
+KINDS = {
+    "attention": {},
+    "function": {
+        "function": ("online_softmax_step", "merge"), "state": ("new", "growing", "mixed", "masked"), "empty": bool,
+        "count": int,
+    },
+    "memory": {"lengths": list, "bytes_per_row": float, "through": str, "headdim": int},
+    "launches": {"programs": ("head", "q_tile")},
+    "emulator": {"check": ("conflicts", "races")},
+    "overlap": {"during": ("some", "all"), "barriers": float},
+    "compiled": {"per_product": float, "arch": str, **CALL},
+    "speed": {"ratio": float, "seqlen": int, **CALL},
+}  # fmt: skip
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+NEEDED = {"function", "lengths", "bytes_per_row", "programs", "check", "during", "ratio"}  # of those, where they apply
+WITH_CASES = {"attention", "launches", "emulator", "overlap"}
 CASE_FIELDS = {field.name for field in dataclasses.fields(Case)} - {"seed"}
 
 
@@ -133,12 +150,12 @@ class _Reader:
         value = table.pop(key)
         wanted = (int, float) if kind is float else kind
         if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-            self.fail(where, f"{key} is {value!r}; accepted: {kind.__name__}")
+            self.fail(where, f"{key} is {value!r}; accepted: {WORDS[kind]}")
         return value
 
     def nothing_left(self, table: dict, where: str):
         if table:
-            self.fail(where, f"has a key {next(iter(table))!r} that means nothing")
+            self.fail(where, f"has a key {next(iter(table))!r} that means nothing here")
 
     def assignment(self, data: dict) -> Assignment:
         top = "top level"
@@ -156,9 +173,10 @@ class _Reader:
         accept = tuple(self.take(data, top, "accept", list, []))
         tasks = tuple(self.task(t, i, stages) for i, t in enumerate(self.take(data, top, "task", list), 1))
         tests = tuple(self.test(t, i, stages) for i, t in enumerate(self.take(data, top, "test", list), 1))
-        leaderboard = tuple(map(MappingProxyType, self.take(data, top, "leaderboard", list, [])))
+        columns = self.take(data, top, "leaderboard", list, [])
         self.nothing_left(data, top)
         numbers = [test.number for test in tests]
+        leaderboard = tuple(self.column(c, f"leaderboard {i}", numbers) for i, c in enumerate(columns, 1))
         for number in numbers:
             if numbers.count(number) > 1:
                 self.fail(f"test {number}", "a second test of that number")
@@ -250,8 +268,17 @@ class _Reader:
         bonus = self.take(table, where, "bonus", bool, False)
         only_if = self.take(table, where, "only_if", str, "")
         cases = tuple(self.case(c, where) for c in self.take(table, where, "cases", list, []))
-        if kind == "attention" and not cases:
-            self.fail(where, "cases is missing")
+        if (kind in WITH_CASES) != bool(cases):
+            self.fail(where, "cases is missing" if kind in WITH_CASES else f"a test of kind {kind} has no cases")
+        options = {}
+        for key, accepted in KINDS[kind].items():
+            default = ... if key in NEEDED else None
+            value = self.take(table, where, key, str if isinstance(accepted, tuple) else accepted, default)
+            if isinstance(accepted, tuple) and value not in (None, *accepted):
+                self.fail(where, f"{key} is {value!r}; accepted: {', '.join(accepted)}")
+            if value is not None:
+                options[key] = value
+        self.nothing_left(table, where)
         return Test(
             number,
             title,
@@ -264,8 +291,16 @@ class _Reader:
             bonus,
             only_if,
             cases,
-            MappingProxyType(dict(table)),
+            MappingProxyType(options),
         )
+
+    def column(self, table: dict, where: str, numbers: list[str]) -> Mapping:
+        column = {key: self.take(table, where, key, str) for key in ("name", "test", "value", "order")}
+        self.nothing_left(table, where)
+        for key, accepted in (("test", numbers), ("order", ("asc", "desc"))):
+            if column[key] not in accepted:
+                self.fail(where, f"{key} is {column[key]!r}; accepted: {', '.join(accepted)}")
+        return MappingProxyType(column)
 
     def case(self, table: dict, where: str) -> Mapping:
         for key, value in table.items():

@@ -147,12 +147,23 @@ def _outcome(assignment, test: Test, worker: Worker, secret: str, found, refused
         return Outcome(TIME, f"not run: the tests before it used up the {assignment.minutes:g} minutes.")
     try:
         if test.needs == "gpu":
-            with Worker(worker.tree, memory_mb=assignment.memory_mb + GPU_HOST_MB, gpu=True) as own:
+            memory_mb = assignment.memory_mb + GPU_HOST_MB
+            with alone_on_gpu(), Worker(worker.tree, memory_mb=memory_mb, gpu=True) as own:
                 return KINDS[test.kind](Context(assignment, test, own, secret, found.files[name]))
         with without_gpu():
             return KINDS[test.kind](Context(assignment, test, worker, secret, found.files[name]))
     except Failed as failed:
         return failed.outcome
+
+
+@contextlib.contextmanager
+def alone_on_gpu() -> Iterator[None]:
+    """Within, no other grader of this user's is here: two kernels timed at once slow each other."""
+    import fcntl
+
+    with open(Path(tempfile.gettempdir()) / f"grading-on-gpu-{os.getuid()}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when this process ends, however that may be
+        yield
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ TORCH_OPS = {
     "transpose", "permute", "t", "expand", "unsqueeze", "squeeze", "unbind", "split", "constant_pad_nd", "lift_fresh",
     "_local_scalar_dense", "contiguous", "is_pinned", "set_", "_pin_memory",
 }  # fmt: skip
+
+YARDSTICK = "tools.assignment.yardstick"  # PyTorch's own attention, called as a stage is
 
 PASSED, WRONG, UNWRITTEN, REFUSED, CRASHED, TIME, MEMORY, MISSING, UNGRADED = (
     "passed", "wrong", "not written", "refused", "crashed", "time", "memory", "missing", "not graded",
@@ -551,38 +554,85 @@ def compiled(context: Context) -> Outcome:
 # ---- speed, on a GPU ------------------------------------------------------------------------------------------------
 
 
+ROUNDS = 3  # that are timed; one more before them to compile and warm up
+CALLS = 30, 60  # a round has as many as that, from and to: nobody knows which is the last, whose result comes back
+TOKENS, WIDTH = 16384, 2048  # of the inputs: batch × seqlen, heads × headdim
+WINDOWS = 64  # how far the rows that a call sees can be moved
+WATCH_S = 0.0005  # how often the process is looked at: what a time can be wrong by
+
+
 def speed(context: Context) -> Outcome:
-    """TFLOP/s on a GPU, by this process's clock: the time that more calls take, divided by how many more they are.
+    """How fast, against PyTorch's own attention on the same GPU and by the same clock, this process's.
 
-    Of each result one hidden head is judged: the oracle would take minutes for all.
+    Of each round's last result one hidden head is judged: the oracle would take minutes for all.
 
-    options: headdim, seqlen, causal, dtype; tflops, what to reach.
+    options: ratio, what to reach: 1 is as fast as PyTorch; headdim, seqlen, causal, dtype.
     """
     options, rng = context.test.options, generator(context.secret, context.test.number)
     n, d = options.get("seqlen", 4096), options.get("headdim", 128)
-    causal = options.get("causal", False)
     case = Case(
-        dtype=options.get("dtype", "bfloat16"), headdim=d, seqlen_q=n, seqlen_k=n, causal=causal, batch=16384 // n,
-        nheads=2048 // d, nheads_k=2048 // d, seed=rng.getrandbits(31),
+        dtype=options.get("dtype", "bfloat16"), headdim=d, seqlen_q=n, seqlen_k=n, causal=options.get("causal", False),
+        batch=max(1, TOKENS // n), nheads=WIDTH // d, nheads_k=WIDTH // d, seed=rng.getrandbits(31),
     )  # fmt: skip
-    if where(context.stage, case.dtype).kind != "gpu":
+    place = where(context.stage, case.dtype)
+    if place.kind != "gpu":
         raise Failed(UNGRADED, "not graded here: only a GPU can show it.")
-    flops = 4 * case.batch * case.nheads * n * n * d * (0.5 if causal else 1)
-    few, many = 20, 20 + int(options.get("calls", 400))
-    times = []
-    for calls in (few, few, many):  # the first compiles
-        job = Job(context.test.seconds)
-        question = attention_call(job, context, case, again=True)
-        job.calls[0]["times"] = calls
-        question["heads"] = [rng.getrandbits(31), rng.getrandbits(31)]
-        (call,) = context.run(job)
-        problem, note = check_call(context, call, question, context.answer.out)
-        if problem:
-            return Outcome(WRONG, f"The result is wrong, so its speed does not count: {problem}.", (note,))
-        times.append(context.answer.seconds)
-    tflops = round(flops * 2 * (many - few) / max(times[2] - times[1], 1e-9) / 1e12, 1)
-    values, reached = {"tflops": tflops}, tflops >= options["tflops"]
-    return Outcome(PASSED if reached else WRONG, f"{tflops:g} TFLOP/s; wanted: {options['tflops']:g}.", values=values)
+    job, question = speed_call(context, case, place.device, rng)
+    (call,) = context.run(job)
+    ms = per_call(context.answer, job)
+    question["heads"] = [rng.getrandbits(31) for _ in range(ROUNDS)]
+    problem, note = check_call(context, call, question, context.answer.out)
+    if problem:
+        return Outcome(WRONG, f"The result is wrong, so its speed does not count: {problem}.", (note,))
+    if context.stage.capability.backend == "triton":
+        for noted, windows in zip(call["counted"], job.calls[0]["rounds"][1:]):
+            if len(noted["launches"]) < len(windows):
+                return Outcome(REFUSED, "Not every call launched a Triton kernel.")
+    theirs = context.worker.run(job, backend="torch", module=YARDSTICK, file="")
+    checked(context, theirs, job)
+    ratio = round(per_call(theirs, job) / ms, 3)
+    flops = 4 * case.batch * case.nheads * n * n * d * (0.5 if case.causal else 1)
+    tflops = round(flops / ms / 1e9, 1)
+    said = f"{ratio:.2f} times the speed of PyTorch's attention on this GPU ({tflops:g} TFLOP/s)"
+    values = {"ratio": ratio, "tflops": tflops}
+    if ratio < options["ratio"]:
+        return Outcome(WRONG, f"{said}; wanted: {options['ratio']:g} times.", values=values)
+    return Outcome(PASSED, f"{said}.", values=values)
+
+
+def speed_call(context: Context, case: Case, device: str, rng) -> tuple[Job, dict]:
+    """Rounds of calls, and the inputs of each round's last, whose result comes back."""
+    # The rows, batch by batch, and the first of them once more behind the last: any window into them is an input.
+    flat = [t.reshape(-1, *t.shape[2:]) for t in case.inputs("cpu")]
+    flat = [torch.cat([t, t[:WINDOWS]]) for t in flat]
+    rounds = [[[rng.randrange(WINDOWS) for _ in flat] for _ in range(rng.randint(*CALLS))] for _ in range(1 + ROUNDS)]
+    job = Job(context.test.seconds, poll_s=WATCH_S)
+    job.calls.append(
+        {
+            "kind": "speed",
+            "arguments": [job.tensor(t) for t in flat],
+            "shape": [case.batch, case.seqlen_q, case.nheads, case.headdim],
+            "rounds": rounds,
+            "causal": case.causal,
+            "softmax_scale": case.softmax_scale,
+            "device": device,
+        }
+    )
+    inputs = [
+        [t[w : w + len(t) - WINDOWS].view(case.batch, -1, *t.shape[1:]) for t, w in zip(flat, windows[-1])]
+        for windows in rounds[1:]
+    ]
+    return job, {"case": case, "inputs": inputs}
+
+
+def per_call(answer: Answer, job: Job) -> float:
+    """Milliseconds a call, of the median round: the process stops itself before and after each."""
+    pauses, rounds = answer.pauses, job.calls[0]["rounds"][1:]
+    if len(pauses) != 2 * len(rounds):
+        raise Failed(CRASHED, "the process with the submission did not pause where it should.", answer.log)
+    begun_and_ended = zip(pauses[::2], pauses[1::2])  # each: when it was seen to stop, and when it was let go on
+    seconds = [ended - begun for (_, begun), (ended, _) in begun_and_ended]
+    return statistics.median(s / len(calls) for s, calls in zip(seconds, rounds)) * 1e3
 
 
 KINDS: dict[str, Callable[[Context], Outcome]] = {

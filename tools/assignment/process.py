@@ -35,7 +35,8 @@ class Answer:
 
     ended: "" when it ran to its end, or "time", "memory", "killed" (a signal, or an early exit).
     data: what its process wrote, not to be trusted; out: the bytes of its results; peak_bytes: the most memory that it
-    held beyond what it started with, or had at its last pause, as the system counts it; None: the system does not say.
+    held beyond what it started with, or had at its last pause, as the system counts it; None: the system does not say;
+    pauses: when it was seen to have stopped itself, and when it was let go on, in seconds of this process's clock.
     """
 
     ended: str
@@ -44,16 +45,18 @@ class Answer:
     peak_bytes: int | None
     seconds: float
     log: str = ""
+    pauses: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass
 class Job:
     """seconds: of computing, after which it is stopped; calls: each a function of the submission, with its arguments,
-    whose tensors are in `blob`."""
+    whose tensors are in `blob`; poll_s: how often it is looked at."""
 
     seconds: float
     calls: list[dict] = field(default_factory=list)
     blob: bytearray = field(default_factory=bytearray)
+    poll_s: float = POLL_S
 
     def tensor(self, t: torch.Tensor) -> dict:
         return describe(t, self.blob)
@@ -129,9 +132,9 @@ class Worker:
         if not isinstance(pid, int) or pid <= 1:
             self.stop()
             return Answer("killed", {}, b"", None, time.monotonic() - start)
-        before, peak, ended, status = resident(pid), 0, "", None
+        before, peak, ended, status, pauses = resident(pid), 0, "", None, []
         while True:
-            line = self._line(time.monotonic() + POLL_S)
+            line = self._line(time.monotonic() + job.poll_s)
             if line is not None:
                 status = line.get("status")
                 break
@@ -139,7 +142,9 @@ class Worker:
                 ended = "killed"
                 break
             if _state(pid) == "T":  # it waits to be measured from here on
+                seen = time.monotonic()
                 before, peak = resident(pid), 0
+                pauses.append((seen, time.monotonic()))
                 os.kill(pid, signal.SIGCONT)
             peak = max(peak, high_water(pid))
             if peak - before > self.memory_mb * 1_000_000:
@@ -159,7 +164,8 @@ class Worker:
         if not ended and not isinstance(data.get("calls"), list):
             ended = "killed"
         log = _read(folder / "log.txt", LOG_BYTES).decode(errors="replace")
-        return Answer(ended, data, out, max(0, peak - before) if before and peak else None, seconds, log)
+        return Answer(ended, data, out, max(0, peak - before) if before and peak else None, seconds, log,
+                      tuple(pauses))  # fmt: skip
 
     def end_group(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -205,6 +204,8 @@ def _call(job: dict, call: dict, blob, out: bytearray, launches: Launches) -> di
             result = result if isinstance(result, tuple) else (result,)
             arrays = [torch.from_numpy(np.ascontiguousarray(np.asarray(r, dtype=np.float64))) for r in result]
             return {"tensors": [describe(t, out) for t in arrays]}
+        if call["kind"] == "speed":
+            return _speed(target, call, arguments, out, launches)
         return {
             **_attention(target, call, arguments, blob, out, launches),
             "through": [len(sizes), max(sizes, default=0)],
@@ -244,7 +245,7 @@ def _attention(target, call: dict, arguments: list, blob, out: bytearray, launch
     device = call["device"]
     q, k, v = (t.to(device) for t in arguments)
     runs = [None] + ([[restore(a, blob).to(device) for a in call["again"]]] if call["again"] else [])
-    described, ops, counted, seconds = [], set(), [], []
+    described, ops, counted = [], set(), []
     results = _output(q.shape, q.dtype, device), _output((q.shape[0], q.shape[2], q.shape[1]), torch.float32, device)
     for replacement in runs:
         if replacement:  # other numbers in the same tensors: who remembers results by where they are is found out
@@ -259,23 +260,56 @@ def _attention(target, call: dict, arguments: list, blob, out: bytearray, launch
             from tools.emulator import emulate
 
             session = emulate(raises=False, **call["emulate"])
-        start = time.perf_counter()
         with np.errstate(all="ignore"), session as kept, recorder:
             got = target.attention(
                 q, k, v, causal=call["causal"], softmax_scale=call["softmax_scale"], out=views[0], lse=views[1]
             )
-            for _ in range(call.get("times", 1) - 1):
-                target.attention(
-                    q, k, v, causal=call["causal"], softmax_scale=call["softmax_scale"], out=views[0], lse=views[1]
-                )
-            if device != "cpu":
-                SYNCHRONIZE()
-        seconds.append(time.perf_counter() - start)
+            _synchronize(device)
         returned = isinstance(got, tuple) and len(got) == 2 and got[0] is views[0] and got[1] is views[1]
         ops |= recorder.ops
         counted.append({"returned": returned, "launches": launches.seen[:], "report": _report(kept)})
         described.append([describe(buffer.cpu(), out) for buffer, _ in results])
-    return {"runs": described, "counted": counted, "ops": sorted(ops), "seconds": seconds}
+    return {"runs": described, "counted": counted, "ops": sorted(ops)}
+
+
+def _speed(target, call: dict, arguments: list, out: bytearray, launches: Launches) -> dict:
+    """Rounds of calls. Before and after each the process stops itself: whoever lets it go on holds the clock.
+
+    Every call sees other rows of the tensors: a window into them that is moved by a few rows. So none repeats another.
+    The first round is not timed: it compiles.
+    """
+    device, (batch, seqlen, *_) = call["device"], call["shape"]
+    rows = batch * seqlen
+    q, k, v = (t.to(device) for t in arguments)  # each (rows + some, heads, d)
+    results = _output(call["shape"], q.dtype, device), _output((batch, q.shape[1], seqlen), torch.float32, device)
+    (_, o), (_, lse) = results
+    described, counted, recorder = [], [], Recorder()
+    for number, windows in enumerate(call["rounds"]):
+        views = [[t[w : w + rows].view(batch, seqlen, *t.shape[1:]) for t, w in zip((q, k, v), ws)] for ws in windows]
+        for buffer, _ in results:
+            buffer.fill_(torch.nan)
+        del launches.seen[:]
+        _synchronize(device)
+        if number:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        with recorder:
+            for view in views:
+                got = target.attention(
+                    *view, causal=call["causal"], softmax_scale=call["softmax_scale"], out=o, lse=lse
+                )
+            _synchronize(device)
+        if not number:
+            continue
+        os.kill(os.getpid(), signal.SIGSTOP)
+        returned = isinstance(got, tuple) and len(got) == 2 and got[0] is o and got[1] is lse
+        counted.append({"returned": returned, "launches": launches.seen[:], "report": None})
+        described.append([describe(buffer.cpu(), out) for buffer, _ in results])
+    return {"runs": described, "counted": counted, "ops": sorted(recorder.ops)}
+
+
+def _synchronize(device: str) -> None:
+    if device != "cpu":
+        SYNCHRONIZE()
 
 
 def _output(shape, dtype, device):
