@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
 import torch
+import yaml
 
 from reference import Case
 from stages import get
@@ -154,6 +157,36 @@ def test_grade_and_show(built, tmp_path):
     data = json.loads(out.read_text(encoding="utf-8"))
     assert data["score"] == 100 and data["extra_data"]["complete"] and gradescope.problems(data) == []
     assert "100</strong> of 100" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("address", ("the autograder's", ""))
+def test_the_workflow_grades(built, tmp_path, address):
+    """Its steps, but for the installing, run as GitHub runs them: with the autograder to fetch, and without."""
+    text = (built / "github" / ".github" / "workflows" / "grade-ps1.yml").read_text(encoding="utf-8")
+    steps = {step["name"]: step["run"] for step in yaml.safe_load(text)["jobs"]["grade"]["steps"] if "run" in step}
+    assert list(steps) == ["Set up", "Fetch the autograder", "Grade"]
+    shutil.copytree(built / "student", tmp_path / "submission")
+    shutil.copytree(built / "solution", tmp_path / "submission", dirs_exist_ok=True)
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "AUTOGRADER_URL": (built / "autograder.zip").as_uri() if address else "",
+        "AUTOGRADER_TOKEN": "token",
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+    }
+    for name in ("Fetch the autograder", "Grade"):
+        line = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", steps[name]]
+        done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    if address:
+        assert json.loads((tmp_path / "results" / "results.json").read_text(encoding="utf-8"))["score"] == 100
+        assert "100" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    else:
+        assert "cases passed" in done.stdout and not (tmp_path / "results").exists()
 
 
 # ---- limits ---------------------------------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def alone_on_gpu() -> Iterator[None]:
     """Within, no other grader of this user's is here: two kernels timed at once slow each other."""
     import fcntl
 
-    with open(Path(tempfile.gettempdir()) / f"grading-on-gpu-{os.getuid()}.lock", "w") as lock:
+    with open(Path(tempfile.gettempdir()) / f"grading-on-gpu-{os.getuid()}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when this process ends, however that may be
         yield
 
