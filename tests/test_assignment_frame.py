@@ -26,7 +26,7 @@ from tools.assignment.grading import Graded, Grades
 from tools.assignment.kinds import CRASHED, MISSING, PASSED, UNGRADED, WRONG, Context, Outcome, _conflicts
 from tools.assignment.leaks import distinctive, leaks
 from tools.assignment.overlap import instrumented, parse
-from tools.assignment.process import Answer, Worker
+from tools.assignment.process import Answer, Pause, Worker
 from tools.assignment.strip import StripError, strip
 from tools.assignment.tensors import describe
 from tools.assignment.tree import handout, stripped
@@ -468,12 +468,13 @@ def test_calls_that_do_nothing_are_found_out(small_speed, monkeypatch):
 
 
 def test_how_a_call_is_timed():
-    """From when the process was let go on to when it was seen to have stopped again, the median of the rounds."""
+    """From when the process was let go on to when it waited again, the median of the rounds."""
     job = kinds.Job(1.0, calls=[{"rounds": [[0], [0] * 2, [0] * 4, [0] * 2]}])
-    pauses = ((9.0, 10.0), (12.0, 13.0), (20.0, 21.0), (25.0, 26.0), (30.0, 31.0), (35.0, 36.0))
-    assert kinds.per_call(Answer("", {}, b"", None, 99.0, "", pauses), job) == pytest.approx(1000)  # of 1, 1 and 2 s
+    times = ((9.0, 10.0), (12.0, 13.0), (20.0, 21.0), (25.0, 26.0), (30.0, 31.0), (35.0, 36.0))
+    pauses = tuple(Pause(*both, 1, 1) for both in times)
+    assert kinds.per_call(Answer("", {}, b"", 99.0, "", pauses), job) == pytest.approx(1000)  # of 1, 1 and 2 s
     with pytest.raises(kinds.Failed) as failed:
-        kinds.per_call(Answer("", {}, b"", None, 99.0, "", pauses[1:]), job)
+        kinds.per_call(Answer("", {}, b"", 99.0, "", pauses[1:]), job)
     assert failed.value.outcome.status == CRASHED
 
 

@@ -351,9 +351,12 @@ def memory(context: Context) -> Outcome:
         if options.get("through") and not _tile_by_tile(context, call, case):
             text = f"the result is right, but K and V do not pass {options['through']} a tile at a time."
             return Outcome(REFUSED, text)
-        if context.answer.peak_bytes is None:
+        if len(context.answer.pauses) != 2:
+            raise Failed(CRASHED, "the process with the submission did not pause where it should.", context.answer.log)
+        before, after = context.answer.pauses
+        if not before.held_bytes or not after.peak_bytes:
             raise Failed(UNGRADED, "not graded here: this system does not say how much memory a process has held.")
-        peaks.append(context.answer.peak_bytes)
+        peaks.append(max(0, after.peak_bytes - before.held_bytes))
     rows = options["lengths"][-1] - options["lengths"][0]
     slope = (peaks[-1] - peaks[0]) / rows
     values = {"bytes_per_row": round(slope), "peak_bytes": peaks}
@@ -558,7 +561,6 @@ ROUNDS = 3  # that are timed; one more before them to compile and warm up
 CALLS = 30, 60  # a round has as many as that, from and to: nobody knows which is the last, whose result comes back
 TOKENS, WIDTH = 16384, 2048  # of the inputs: batch × seqlen, heads × headdim
 WINDOWS = 64  # how far the rows that a call sees can be moved
-WATCH_S = 0.0005  # how often the process is looked at: what a time can be wrong by
 
 
 def speed(context: Context) -> Outcome:
@@ -606,7 +608,7 @@ def speed_call(context: Context, case: Case, device: str, rng) -> tuple[Job, dic
     flat = [t.reshape(-1, *t.shape[2:]) for t in case.inputs("cpu")]
     flat = [torch.cat([t, t[:WINDOWS]]) for t in flat]
     rounds = [[[rng.randrange(WINDOWS) for _ in flat] for _ in range(rng.randint(*CALLS))] for _ in range(1 + ROUNDS)]
-    job = Job(context.test.seconds, poll_s=WATCH_S)
+    job = Job(context.test.seconds)
     job.calls.append(
         {
             "kind": "speed",
@@ -626,12 +628,11 @@ def speed_call(context: Context, case: Case, device: str, rng) -> tuple[Job, dic
 
 
 def per_call(answer: Answer, job: Job) -> float:
-    """Milliseconds a call, of the median round: the process stops itself before and after each."""
+    """Milliseconds a call, of the median round: the process pauses before and after each."""
     pauses, rounds = answer.pauses, job.calls[0]["rounds"][1:]
     if len(pauses) != 2 * len(rounds):
         raise Failed(CRASHED, "the process with the submission did not pause where it should.", answer.log)
-    begun_and_ended = zip(pauses[::2], pauses[1::2])  # each: when it was seen to stop, and when it was let go on
-    seconds = [ended - begun for (_, begun), (ended, _) in begun_and_ended]
+    seconds = [after.seen - before.resumed for before, after in zip(pauses[::2], pauses[1::2])]
     return statistics.median(s / len(calls) for s, calls in zip(seconds, rounds)) * 1e3
 
 

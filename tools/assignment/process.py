@@ -30,33 +30,40 @@ LOG_BYTES = 20_000
 
 
 @dataclass(frozen=True)
+class Pause:
+    """A process waited, from `seen` to `resumed` in seconds of the grader's clock. peak_bytes: the most memory that it
+    had held since its pause before, as the system counts it; held_bytes: what it held then."""
+
+    seen: float
+    resumed: float
+    peak_bytes: int
+    held_bytes: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """What became of a job.
 
     ended: "" when it ran to its end, or "time", "memory", "killed" (a signal, or an early exit).
-    data: what its process wrote, not to be trusted; out: the bytes of its results; peak_bytes: the most memory that it
-    held beyond what it started with, or had at its last pause, as the system counts it; None: the system does not say;
-    pauses: when it was seen to have stopped itself, and when it was let go on, in seconds of this process's clock.
+    data: what its process wrote, not to be trusted; out: the bytes of its results; pauses: those that it asked for.
     """
 
     ended: str
     data: dict
     out: bytes
-    peak_bytes: int | None
     seconds: float
     log: str = ""
-    pauses: tuple[tuple[float, float], ...] = ()
+    pauses: tuple[Pause, ...] = ()
 
 
 @dataclass
 class Job:
     """seconds: of computing, after which it is stopped; calls: each a function of the submission, with its arguments,
-    whose tensors are in `blob`; poll_s: how often it is looked at."""
+    whose tensors are in `blob`."""
 
     seconds: float
     calls: list[dict] = field(default_factory=list)
     blob: bytearray = field(default_factory=bytearray)
-    poll_s: float = POLL_S
 
     def tensor(self, t: torch.Tensor) -> dict:
         return describe(t, self.blob)
@@ -125,37 +132,38 @@ class Worker:
     def _watched(self, folder: Path, job: Job) -> Answer:
         start = time.monotonic()
         deadline = start + WALL * job.seconds
-        with contextlib.suppress(OSError):
-            self.channel.sendall(json.dumps({"folder": str(folder)}).encode() + b"\n")
-        first = self._line(deadline)
-        pid = first.get("pid") if first else None
-        if not isinstance(pid, int) or pid <= 1:
-            self.stop()
-            return Answer("killed", {}, b"", None, time.monotonic() - start)
-        before, peak, ended, status, pauses = resident(pid), 0, "", None, []
-        while True:
-            line = self._line(time.monotonic() + job.poll_s)
-            if line is not None:
-                status = line.get("status")
-                break
-            if self.process.poll() is not None:
-                ended = "killed"
-                break
-            if _state(pid) == "T":  # it waits to be measured from here on
-                seen = time.monotonic()
-                before, peak = resident(pid), 0
-                pauses.append((seen, time.monotonic()))
-                os.kill(pid, signal.SIGCONT)
-            peak = max(peak, high_water(pid))
-            if peak - before > self.memory_mb * 1_000_000:
-                ended = "memory"
-            elif time.monotonic() > deadline:
-                ended = "time"
-            if ended:
-                self.end_group(pid)
-                self._line(time.monotonic() + 5)
-                break
-        self.end_group(pid)  # whatever it has started
+        pauses: list[Pause] = []
+        with _Pauses(folder) as paused:
+            with contextlib.suppress(OSError):
+                self.channel.sendall(json.dumps({"folder": str(folder)}).encode() + b"\n")
+            first = self._line(deadline)
+            pid = first.get("pid") if first else None
+            if not isinstance(pid, int) or pid <= 1:
+                self.stop()
+                return Answer("killed", {}, b"", time.monotonic() - start)
+            held, ended, status = resident(pid), "", None
+            while True:
+                line = self._line(time.monotonic() + POLL_S, paused.asked)
+                if line is not None:
+                    status = line.get("status")
+                    break
+                if self.process.poll() is not None:
+                    ended = "killed"
+                    break
+                if paused.waits():
+                    seen, peak = time.monotonic(), high_water(pid)
+                    held = resident(pid)
+                    pauses.append(Pause(seen, time.monotonic(), peak, held))
+                    paused.go_on()
+                if high_water(pid) - held > self.memory_mb * 1_000_000:
+                    ended = "memory"
+                elif time.monotonic() > deadline:
+                    ended = "time"
+                if ended:
+                    self.end_group(pid)
+                    self._line(time.monotonic() + 5)
+                    break
+            self.end_group(pid)  # whatever it has started
         seconds = time.monotonic() - start
         if not ended and status != 0:
             ended = "time" if status in (-signal.SIGXCPU, -signal.SIGKILL) and seconds > job.seconds else "killed"
@@ -164,18 +172,17 @@ class Worker:
         if not ended and not isinstance(data.get("calls"), list):
             ended = "killed"
         log = _read(folder / "log.txt", LOG_BYTES).decode(errors="replace")
-        return Answer(ended, data, out, max(0, peak - before) if before and peak else None, seconds, log,
-                      tuple(pauses))  # fmt: skip
+        return Answer(ended, data, out, seconds, log, tuple(pauses))
 
     def end_group(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 
-    def _line(self, until: float) -> dict | None:
-        """The next line of the worker's; None: it has not come by then, or the worker is gone."""
+    def _line(self, until: float, *others: int) -> dict | None:
+        """The next line of the worker's; None: it has not come by then, it is gone, or one of `others` is ready."""
         while b"\n" not in self.pending:
             wait = until - time.monotonic()
-            if wait <= 0 or not select.select([self.channel], [], [], wait)[0]:
+            if wait <= 0 or self.channel not in select.select([self.channel, *others], [], [], wait)[0]:
                 return None
             try:
                 piece = self.channel.recv(1 << 16)
@@ -207,18 +214,40 @@ class Worker:
                 "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""}  # fmt: skip
 
 
+class _Pauses:
+    """Two pipes in a job's folder: on one the process asks for a pause, on the other it waits. To stop itself would
+    be simpler; but others stop it too, `local` for one."""
+
+    def __init__(self, folder: Path):
+        self.paths = folder / "paused", folder / "go"
+
+    def __enter__(self) -> _Pauses:
+        for path in self.paths:
+            os.mkfifo(path)
+        self.asked, self.answered = (os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in self.paths)
+        return self
+
+    def __exit__(self, *_) -> None:
+        os.close(self.asked)
+        os.close(self.answered)
+
+    def waits(self) -> bool:
+        try:
+            return bool(os.read(self.asked, 1))
+        except BlockingIOError:
+            return False
+
+    def go_on(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: somebody has asked without waiting
+            os.write(self.answered, b".")
+
+
 def _status(pid: int, name: str) -> int:
     with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status") as status:
         for line in status:
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def _state(pid: int) -> str:
-    with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0]
-    return ""
 
 
 def resident(pid: int) -> int:
