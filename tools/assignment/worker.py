@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import json
 import os
 import resource
@@ -50,16 +51,42 @@ class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 class Launches:
-    """Notes every launch of a Triton kernel: its name and its number of programs."""
+    """Notes every launch of a Triton kernel: its name and its number of programs. In the interpreter also how many
+    elements the largest block has that is loaded, and what each program stores of `results`."""
 
     def __init__(self):
         self.seen: list[tuple[str, int]] = []
+        self.begin([])
+
+    def begin(self, results: list[torch.Tensor]) -> None:
+        """A call begins, whose results go into these tensors."""
+        del self.seen[:]
+        self.block, self.stored = 0, {}
+        self.ranges = [(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in results]
+
+    def told(self) -> dict | None:
+        """block: elements of the largest one loaded; most, all: elements of the results that a program, and all of them
+        together, stored, each counted once a program. None: a GPU does not say."""
+        if not interpreter.INTERPRETING:
+            return None
+        counts = [len(places) for places in self.stored.values()]
+        return {"block": self.block, "most": max(counts, default=0), "all": sum(counts)}
+
+    def _loads(self, pointers) -> None:
+        self.block = max(self.block, int(np.size(pointers)))
+
+    def _stores(self, program: tuple, pointers, mask) -> None:
+        places = np.asarray(pointers)[np.broadcast_to(np.asarray(mask, dtype=bool), np.shape(pointers))]
+        for start, end in self.ranges:
+            inside = places[(places >= start) & (places < end)]
+            self.stored.setdefault((len(self.seen), *program), set()).update(inside.tolist())
 
     def watch(self) -> None:
         if interpreter.INTERPRETING:
             from triton.runtime import interpreter as triton_interpreter
 
             self._wrap(triton_interpreter.GridExecutor, "__call__", lambda executor: (executor.fn, executor.grid))
+            self._wrap_memory(triton_interpreter.InterpreterBuilder)
         else:
             from triton.runtime import jit
 
@@ -72,6 +99,24 @@ class Launches:
                 return run(kernel, *args, grid=grid, warmup=warmup, **kwargs)
 
             jit.JITFunction.run = noted
+
+    def _wrap_memory(self, builder) -> None:
+        load, store, atomic = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
+
+        def noted_load(self_, pointers, *rest, **more):
+            self._loads(pointers.data)
+            return load(self_, pointers, *rest, **more)
+
+        def noted_store(self_, pointers, value, mask, *rest, **more):
+            self._stores(tuple(self_.grid_idx), pointers.data, mask.data)
+            return store(self_, pointers, value, mask, *rest, **more)
+
+        def noted_atomic(self_, what, pointers, value, mask, *rest, **more):
+            self._stores(tuple(self_.grid_idx), pointers.data, mask.data)
+            return atomic(self_, what, pointers, value, mask, *rest, **more)
+
+        builder.create_masked_load, builder.create_masked_store = noted_load, noted_store
+        builder.create_atomic_rmw = noted_atomic
 
     def _wrap(self, cls, method, about) -> None:
         original = getattr(cls, method)
@@ -177,8 +222,8 @@ def _carry_out(job: dict, folder: Path) -> int:
         if job["backend"] == "triton":
             launches.watch()
         for call in job["calls"]:
-            if call.get("overlap"):
-                _instrument(job, folder)
+            if call.get("instrument"):
+                _instrument(job, folder, call["instrument"])
             if call.get("pause"):  # until the grader has looked at how much memory is held, and lets go on
                 os.kill(os.getpid(), signal.SIGSTOP)
             answers.append(_call(job, call, blob, out, launches))
@@ -213,24 +258,36 @@ def _call(job: dict, call: dict, blob, out: bytearray, launches: Launches) -> di
         return {"error": _told(error, job["file"])}
 
 
-def _instrument(job: dict, folder: Path) -> None:
-    """From here on the stage's kernel is a copy that notes which products run while copies travel."""
+def _instrument(job: dict, folder: Path, how: str) -> None:
+    """From here on the stage's kernel is a copy: "overlap" notes which products run while copies travel, "fragments"
+    does something else to what goes through ldmatrix and the products."""
     from stages.common.record import Stage
-    from tools.assignment.overlap import FILE, instrumented
+    from tools.assignment.overlap import FILE, FRAGMENTS, NOTES, instrumented
 
     copy = folder / "kernel.cu"
-    copy.write_text(instrumented(Path(job["file"]).read_text(encoding="utf-8")), encoding="utf-8")
+    prelude = {"overlap": NOTES, "fragments": FRAGMENTS}[how]
+    copy.write_text(instrumented(Path(job["file"]).read_text(encoding="utf-8"), prelude), encoding="utf-8")
     os.environ[FILE] = str(folder / "overlap.txt")
     Stage.kernel_file = property(lambda stage: copy)
 
 
 def _watch(module, name: str) -> list[int]:
-    """From here on the list gets the size of the largest array that the module's function `name` is called with."""
-    function, sizes = getattr(module, name), []
+    """From here on the list gets the size of the largest array that the module's function `name` is called with.
 
-    def noted(*arguments):
-        sizes.append(max(np.size(a) for a in arguments))
-        return function(*arguments)
+    Its last argument, V, becomes |V| on the way: a result that does not come from there is found out.
+    """
+    function, sizes, size = getattr(module, name), [], np.size
+
+    def noted(*arguments, **named):
+        sizes.append(max(size(a) for a in (*arguments, *named.values())))
+        if named:
+            last = next(reversed(inspect.signature(function).parameters))
+            arguments, named = (
+                arguments[: len(arguments) - (last not in named)],
+                named | {last: np.abs(named.get(last, arguments[-1] if arguments else None))},
+            )
+            return function(*arguments, **named)
+        return function(*arguments[:-1], np.abs(arguments[-1]))
 
     setattr(module, name, noted)
     return sizes
@@ -253,7 +310,7 @@ def _attention(target, call: dict, arguments: list, blob, out: bytearray, launch
         for buffer, _ in results:
             buffer.fill_(torch.nan)
         views = [view for _, view in results]
-        del launches.seen[:]
+        launches.begin(views)
         recorder, session = Recorder(), contextlib.nullcontext()
         if call["emulate"] is not None:
             from tools.emulator import emulate
@@ -274,6 +331,7 @@ def _attention(target, call: dict, arguments: list, blob, out: bytearray, launch
         returned = isinstance(got, tuple) and len(got) == 2 and got[0] is views[0] and got[1] is views[1]
         ops |= recorder.ops
         counted.append({"returned": returned, "launches": launches.seen[:], "report": _report(kept)})
+        counted[-1]["programs"] = launches.told()
         described.append([describe(buffer.cpu(), out) for buffer, _ in results])
     return {"runs": described, "counted": counted, "ops": sorted(ops), "seconds": seconds}
 
