@@ -80,8 +80,8 @@ NO_ATTRIBUTE = {
 }  # fmt: skip
 ONLY_TRITON = {"tolist", "item", "numpy", "softmax", "logsumexp", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"}
 PREFIXES = ("f_", "tb_", "gi_", "cr_", "co_", "ag_", "func_", "_")
-# Attributes of a value: of arrays, numbers, texts and containers, of the frame's records, of Triton's blocks and of what
-# is known of a GPU. A list of what leads astray would never be whole: an exception holds the module that it is about.
+# Attributes of a value: of arrays, numbers, texts and containers, of the frame's records, of Triton's blocks and of
+# what is known of a GPU. A list of what leads astray would never be whole: an exception holds the module it is about.
 VALUES = (
     np.ndarray, np.float64, np.int64, np.bool_, np.dtype, np.ufunc, np.finfo, np.iinfo, list, dict, str, tuple, set,
     range, slice, complex, torch.Tensor, torch.dtype, torch.finfo, Exception, Call, Where, Stage, Capability,
@@ -112,7 +112,7 @@ def refusals(stage: Stage, source: str, accept: Iterable[str] = ()) -> list[Refu
         return _cuda(source) or [Refusal(1, name, "is not for a kernel to call") for name in foreign(stage, source)]
     check = _Check(stage, set(accept))
     try:
-        # As bytes, as the import reads them: a comment can name another encoding, in which the file says something else.
+        # As bytes, as the import reads them: in another encoding, which a comment can name, the file says other things.
         check.visit(ast.parse(source.encode("utf-8")))
     except (SyntaxError, ValueError):
         return []  # the import says it better
@@ -256,7 +256,7 @@ class _Check(ast.NodeVisitor):
         self.refuse(node, "async", "is not accepted")
 
     def stored(self, node: ast.Attribute) -> None:
-        """An attribute of a module, of the contract or of the record is nobody's to set, in whatever kind of statement."""
+        """An attribute of a module, of the contract or of the record is nobody's to set, in whatever statement."""
         base = node.value
         if not isinstance(base, ast.Name) or base.id in self.aliases or base.id in ("STAGE", "prepare"):
             self.refuse(node, f"{ast.unparse(node)} = ...", "is not accepted")

@@ -69,8 +69,8 @@ inline void noted_mma(A&&... a) {
 """
 
 
-# Fragments lose their signs, and products count twice. Attention of |Q|, |K| and |V|, at twice the softmax_scale and twice
-# as large, comes out where Q, K and V come by ldmatrix and S and O by the tensor cores.
+# Fragments lose their signs, and products count twice. Attention of |Q|, |K| and |V|, at twice the softmax_scale and
+# twice as large, comes out where Q, K and V come by ldmatrix and S and O by the tensor cores.
 LOADS = [f"ldmatrix_x{n}{trans}" for n in (1, 2, 4) for trans in ("", "_trans")]
 LOAD = """
 template <typename R>
@@ -102,7 +102,7 @@ inline void twice_mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, bool zer
 )
 
 
-def instrumented(source: str, prelude: str) -> str:
+def instrumented(source: str, prelude: str = NOTES) -> str:
     """The kernel's text with the prelude between its includes and the rest."""
     includes = list(re.finditer(r'^#include "[^"]*"$', source, re.M))
     end = includes[-1].end() if includes else 0

@@ -1,7 +1,7 @@
 """What a CUDA kernel calls: asked of the linker's table, which no way of writing it can deceive.
 
-In the emulator a kernel is C++ for the host, so the host's library would be at hand: to read a file, to write a report. On
-a GPU there is none of it.
+In the emulator a kernel is C++ for the host, so the host's library would be at hand: to read a file, to write a report.
+On a GPU there is none of it.
 """
 
 from __future__ import annotations

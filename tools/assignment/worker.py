@@ -9,6 +9,7 @@ results are: everything written here may be a student's doing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import json
@@ -274,20 +275,18 @@ def _instrument(job: dict, folder: Path, how: str) -> None:
 def _watch(module, name: str) -> list[int]:
     """From here on the list gets the size of the largest array that the module's function `name` is called with.
 
-    Its last argument, V, becomes |V| on the way: a result that does not come from there is found out.
+    Its fifth argument, V, becomes |V| on the way: a result that does not come from there is found out.
     """
-    function, sizes, size = getattr(module, name), [], np.size
+    function, sizes, size, absolute = getattr(module, name), [], np.size, np.abs
+    signature = inspect.signature(function)
+    fifth = list(signature.parameters)[:5][-1]
 
+    @functools.wraps(function)  # its signature stays what it was: it may be watched again
     def noted(*arguments, **named):
-        sizes.append(max(size(a) for a in (*arguments, *named.values())))
-        if named:
-            last = next(reversed(inspect.signature(function).parameters))
-            arguments, named = (
-                arguments[: len(arguments) - (last not in named)],
-                named | {last: np.abs(named.get(last, arguments[-1] if arguments else None))},
-            )
-            return function(*arguments, **named)
-        return function(*arguments[:-1], np.abs(arguments[-1]))
+        bound = signature.bind(*arguments, **named)
+        sizes.append(max(map(size, bound.arguments.values())))
+        bound.arguments[fifth] = absolute(bound.arguments[fifth])
+        return function(*bound.args, **bound.kwargs)
 
     setattr(module, name, noted)
     return sizes
