@@ -480,135 +480,121 @@ CUDA = (
 
 TRICKS = (*NUMPY, *TRITON, *CUDA)
 
+# ---- honest ---------------------------------------------------------------------------------------------------------
+
 # Other ways to write the same: the solution with these has all the points of the tests in `fakes`.
+STATE = """class State:
+    \'\'\'O, m and l of a Q tile.\'\'\'
+
+    def __init__(self, rows, d, dtype):
+        self.O, self.m = np.zeros((rows, d), dtype), np.full(rows, -np.inf, dtype)
+        self.l = np.zeros(rows, dtype)
+
+    def take(self, S, V_j):
+        self.O, self.m, self.l = online_softmax_step(self.O, self.m, self.l, S, V_j)
+
+    @property
+    def result(self):
+        l = np.where(self.l == 0, 1, self.l)
+        return self.O / l[:, None], self.m + np.log(l)
+
+
+def tiled_attention("""
+BEGUN = """        O_i = np.zeros_like(Q_i)
+        m_i = np.full(len(Q_i), -np.inf, Q.dtype)
+        l_i = np.zeros(len(Q_i), Q.dtype)
+"""
+ENDED = """        l_i = np.where(l_i == 0, 1, l_i)  # a row that saw no key: O = 0 / 1, L = -inf + log 1
+        O[i : i + Br] = O_i / l_i[:, None]
+        L[i : i + Br] = m_i + np.log(l_i)
+"""
+TYPED = """def online_softmax_step(
+    O: np.ndarray, m: np.ndarray, l: np.ndarray, S: np.ndarray, V_j: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:"""
+SAFE = """    assert S.ndim == 2 and len(S) == len(m), f"{S.shape}, {m.shape}"
+    m_safe = m_new.copy()
+    m_safe[np.isneginf(m_safe)] = 0"""
+SUMMED = """    with np.errstate(all="ignore"):
+        O = np.multiply(O, alpha[:, np.newaxis]) + np.einsum("ij,jd->id", P, V_j)"""
+MAIN = """    return call.finish()
+
+
+if __name__ == "__main__":
+    x = np.linspace(-1, 1, 24).reshape(1, 3, 2, 4)
+    print("out: {}".format(attention(x, x, x)[0].round(3)), max((y := x.ravel()), key=lambda e: abs(e)), y.mean())"""
+VISIBLE = """@triton.jit
+def visible_at(keys, rows, shift):
+    return keys[None, :] <= rows[:, None] + shift
+
+
+@triton.jit
+def attention_kernel"""
+RESCALED = """        O_i = O_i * alpha[:, None]
+        O_i += tl.dot(P.to(V_j.dtype), V_j, input_precision="ieee")"""
+INTO = """        O_i = O_i * tl.expand_dims(alpha, 1)
+        O_i = tl.dot(P.to(V_j.dtype), V_j, acc=O_i, input_precision="ieee")"""
+ROUND = '@triton.heuristics({"ROUND": lambda names: names["d"] > 64})\n@triton.jit\ndef attention_kernel'
+HELPERS = r"""static_assert(Bc % 16 == 0, "it's a tile: 8'000 \"rows\" // no comment");
+
+/* The chunk's place (c ^ r),
+   as in "s21". */
+DEVICE constexpr unsigned place(unsigned row, unsigned chunk) { return chunk ^ (row & 7u); }
+
+template <typename A, typename B>
+DEVICE auto sum(A a, B b) {
+  auto add = [](auto x, auto y) { return x + y; };
+  return static_cast<u32>(add(a, b));
+}
+
+struct Offset {
+  u32 row, chunk;
+  template <int d>
+  DEVICE u32 of() const {
+    return sum(row * (d * 2), place(row, chunk) * 16);
+  }
+};
+
+template <int d>
+DEVICE u32 tile_offset("""
+OFFSET = """  constexpr int many = 1'024;
+  if constexpr (d > many) return 0;
+  const u32 zeros[2] = {0, 0};
+#pragma unroll 2
+  for (unsigned i = 0; i < 2u; ++i) row += zeros[i];
+  float unused = expf(0.f) + exp2f(0.f) + fmaxf(1.f, sqrtf(2.f)) + fabsf(1.f);
+  (void)unused;
+  using Place = Offset;
+  return Place{row, min(chunk, chunk)}.template of<d>();"""
+
 HONEST = (
-    Trick(
-        "numpy_ways",
-        "ps1",
-        "s02",
-        (
-            (
-                "import numpy as np\n",
-                "from __future__ import annotations\n\nfrom typing import Optional, Tuple\n\nimport numpy as np\n",
-            ),
-            (
-                "def online_softmax_step(O, m, l, S, V_j):",
-                "def online_softmax_step(\n    O: np.ndarray, m: np.ndarray, l: np.ndarray, S: np.ndarray, V_j: np.ndarray\n) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:",
-            ),
-            (
-                "    m_safe = np.where(m_new == -np.inf, 0, m_new)",
-                '    assert S.ndim == 2 and len(S) == len(m), f"{S.shape}, {m.shape}"\n    m_safe = m_new.copy()\n    m_safe[np.isneginf(m_safe)] = 0',
-            ),
-            ("    l = alpha * l + P.sum(axis=1)", "    l = alpha * l + np.add.reduce(P, axis=-1)"),
-            (
-                "    O = alpha[:, None] * O + P @ V_j",
-                '    with np.errstate(all="ignore"):\n        O = np.multiply(O, alpha[:, np.newaxis]) + np.einsum("ij,jd->id", P, V_j)',
-            ),
-            (
-                "            O_i, m_i, l_i = online_softmax_step(O_i, m_i, l_i, S, V_j)",
-                "            O_i, m_i, l_i = online_softmax_step(O=O_i, m=m_i, l=l_i, S=S, V_j=V_j)",
-            ),
-            (
-                CALL.replace("    call = ", "    call = ")
-                + "    for b in range(call.batch):\n        for h in range(call.nheads):\n",
-                CALL + "    for b, h in np.ndindex(call.batch, call.nheads):\n        if True:\n",
-            ),
-        ),
-    ),
-    Trick(
-        "a_class_for_the_state",
-        "ps1",
-        "s02",
-        (
-            (
-                "def tiled_attention(",
-                'class State:\n    """O, m and l of a Q tile."""\n\n    def __init__(self, rows, d, dtype):\n        self.O, self.m, self.l = np.zeros((rows, d), dtype), np.full(rows, -np.inf, dtype), np.zeros(rows, dtype)\n\n    def take(self, S, V_j):\n        self.O, self.m, self.l = online_softmax_step(self.O, self.m, self.l, S, V_j)\n\n    @property\n    def result(self):\n        l = np.where(self.l == 0, 1, self.l)\n        return self.O / l[:, None], self.m + np.log(l)\n\n\ndef tiled_attention(',
-            ),
-            (
-                "        O_i = np.zeros_like(Q_i)\n        m_i = np.full(len(Q_i), -np.inf, Q.dtype)\n        l_i = np.zeros(len(Q_i), Q.dtype)\n",
-                "        state = State(*Q_i.shape, Q.dtype)\n",
-            ),
-            ("O_i, m_i, l_i = online_softmax_step(O_i, m_i, l_i, S, V_j)", "state.take(S, V_j)"),
-            (
-                "        l_i = np.where(l_i == 0, 1, l_i)  # a row that saw no key: O = 0 / 1, L = -inf + log 1\n        O[i : i + Br] = O_i / l_i[:, None]\n        L[i : i + Br] = m_i + np.log(l_i)\n",
-                "        O[i : i + Br], L[i : i + Br] = state.result\n",
-            ),
-        ),
-    ),
-    Trick(
-        "tried_out_in_the_file",
-        "ps1",
-        "s01",
-        (
-            (
-                "        S = np.where(j <= i + len(K) - len(Q), S, -np.inf)\n",
-                "        S[j > i + len(K) - len(Q)] = -np.inf\n",
-            ),
-            (
-                "    return call.finish()",
-                '    return call.finish()\n\n\nif __name__ == "__main__":\n    x = np.linspace(-1, 1, 24).reshape(1, 3, 2, 4)\n    print("out: {}".format(attention(x, x, x)[0].round(3)), max((y := x.ravel()), key=lambda e: abs(e)), y.mean())',
-            ),
-        ),
-    ),
-    Trick(
-        "small_tiles_padded",
-        "ps1",
-        "s02",
-        (('Br, Bc = STAGE.tiles["Br"], STAGE.tiles["Bc"]', "Br, Bc = 32, 16"),),
-        fakes=("3.1", "3.2", "3.3", "3.4", "3.5", "3.6", "3.7"),
-    ),
-    Trick(
-        "in_powers_of_two",
-        "ps2",
-        "s12",
-        (
-            (
-                "        P = tl.exp(S - m_safe[:, None])",
-                "        P = tl.math.exp2((S - m_safe[:, None]) * 1.4426950408889634)",
-            ),
-            (
-                "        m_i = m_new\n",
-                '        m_i = m_new\n        tl.debug_barrier()\n        tl.static_assert(d >= 16, "d")\n',
-            ),
-            (
-                '        O_i = O_i * alpha[:, None]\n        O_i += tl.dot(P.to(V_j.dtype), V_j, input_precision="ieee")',
-                '        O_i = tl.dot(P.to(V_j.dtype), V_j, acc=O_i * tl.expand_dims(alpha, 1), input_precision="ieee")',
-            ),
-            (
-                "@triton.jit\ndef",
-                "@triton.jit\ndef visible_at(keys, rows, shift):\n    return keys[None, :] <= rows[:, None] + shift\n\n\n@triton.jit\ndef",
-            ),
-            (
-                "visible = visible & (keys[None, :] <= rows[:, None] + shift)",
-                "visible &= visible_at(keys, rows, shift)",
-            ),
-        ),
-        fakes=("2.1", "2.2", "2.3", "2.4", "2.5", "2.6"),
-    ),
-    Trick(
-        "heuristics",
-        "ps2",
-        "s12",
-        (
-            ("@triton.jit\ndef", '@triton.heuristics({"ROUND": lambda names: names["d"] > 64})\n@triton.jit\ndef'),
-            ("    Bc: tl.constexpr,\n):", "    Bc: tl.constexpr,\n    ROUND: tl.constexpr,\n):"),
-        ),
-        fakes=("2.1", "2.6"),
-    ),
-    Trick(
-        "helpers_and_templates",
-        "ps3",
-        "s21",
-        (
-            (
-                "template <int d>\nDEVICE u32 tile_offset(",
-                'static_assert(Bc % 16 == 0, "it\'s a tile: 8\'000 \\"rows\\" // no comment");\n\n/* The chunk\'s place (c ^ r),\n   as in "s21". */\nDEVICE constexpr unsigned place(unsigned row, unsigned chunk) { return chunk ^ (row & 7u); }\n\ntemplate <typename A, typename B>\nDEVICE auto sum(A a, B b) {\n  auto add = [](auto x, auto y) { return x + y; };\n  return static_cast<u32>(add(a, b));\n}\n\nstruct Offset {\n  u32 row, chunk;\n  template <int d>\n  DEVICE u32 of() const {\n    return sum(row * (d * 2), place(row, chunk) * 16);\n  }\n};\n\ntemplate <int d>\nDEVICE u32 tile_offset(',
-            ),
-            (
-                "  return row * (d * 2) + (chunk ^ row % 8) * 16;",
-                "  constexpr int many = 1'024;\n  if constexpr (d > many) return 0;\n  const u32 zeros[2] = {0, 0};\n#pragma unroll 2\n  for (unsigned i = 0; i < 2u; ++i) row += zeros[i];\n  float unused = expf(0.f) + exp2f(0.f) + fmaxf(1.f, sqrtf(2.f)) + fabsf(1.f);\n  (void)unused;\n  using Place = Offset;\n  return Place{row, min(chunk, chunk)}.template of<d>();",
-            ),
-        ),
-        fakes=("1.1", "3.1"),
-    ),
-)
+    s02("numpy_in_other_words",
+        ("import numpy as np\n",
+         "from __future__ import annotations\n\nfrom typing import Tuple\n\nimport numpy as np\n"),
+        ("def online_softmax_step(O, m, l, S, V_j):", TYPED),
+        ("    m_safe = np.where(m_new == -np.inf, 0, m_new)", SAFE),
+        ("l = alpha * l + P.sum(axis=1)", "l = alpha * l + np.add.reduce(P, axis=-1)"),
+        ("    O = alpha[:, None] * O + P @ V_j", SUMMED),
+        ("online_softmax_step(O_i, m_i, l_i, S, V_j)", "online_softmax_step(O=O_i, m=m_i, l=l_i, S=S, V_j=V_j)")),
+    s02("a_class_for_the_state", ("def tiled_attention(", STATE.replace("\'\'\'", '"' * 3)),
+        (BEGUN, "        state = State(*Q_i.shape, Q.dtype)\n"),
+        ("O_i, m_i, l_i = online_softmax_step(O_i, m_i, l_i, S, V_j)", "state.take(S, V_j)"),
+        (ENDED, "        O[i : i + Br], L[i : i + Br] = state.result\n")),
+    s02("smaller_tiles", ('Br, Bc = STAGE.tiles["Br"], STAGE.tiles["Bc"]', "Br, Bc = 32, 16"), fakes=WALK_TESTS),
+    Trick("tried_out_in_the_file", "ps1", "s01",
+          (("        S = np.where(j <= i + len(K) - len(Q), S, -np.inf)\n",
+            "        S[j > i + len(K) - len(Q)] = -np.inf\n"), ("    return call.finish()", MAIN))),
+    Trick("powers_of_two", "ps2", "s12",
+          (("P = tl.exp(S - m_safe[:, None])", "P = tl.math.exp2((S - m_safe[:, None]) * 1.4426950408889634)"),
+           ("        m_i = m_new\n",
+            '        m_i = m_new\n        tl.debug_barrier()\n        tl.static_assert(d >= 16, "d")\n'),
+           (RESCALED, INTO), ("@triton.jit\ndef attention_kernel", VISIBLE),
+           ("visible = visible & (keys[None, :] <= rows[:, None] + shift)",
+            "visible &= visible_at(keys, rows, shift)")),
+          fakes=("2.1", "2.2", "2.3", "2.4", "2.5", "2.6")),
+    Trick("heuristics", "ps2", "s12",
+          (("@triton.jit\ndef attention_kernel", ROUND),
+           ("    Bc: tl.constexpr,\n):", "    Bc: tl.constexpr,\n    ROUND: tl.constexpr,\n):")), fakes=("2.1", "2.6")),
+    Trick("helpers_and_templates", "ps3", "s21",
+          (("template <int d>\nDEVICE u32 tile_offset(", HELPERS),
+           ("  return row * (d * 2) + (chunk ^ row % 8) * 16;", OFFSET)), fakes=("1.1", "3.1")),
+)  # fmt: skip
