@@ -234,10 +234,10 @@ def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[s
 
 
 def largest_block(stage, case: Case) -> int:
-    """Elements of the largest tile that a Triton stage holds in a case."""
+    """Elements that a Triton stage may load at once in a case: two tiles, for who tries larger ones."""
     d = stage.capability.padded_headdim(case.headdim)
     rows = stage.tile_rows(d, getattr(torch, case.dtype).itemsize)
-    return rows * max(rows, d)
+    return 2 * rows * max(rows, d)
 
 
 def one_head(number: int, case: Case, out, lse, q, k, v) -> tuple:
