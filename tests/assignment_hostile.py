@@ -1,4 +1,4 @@
-"""Broken and hostile submissions to ps1: twenty ways in which what comes in can be no good.
+"""Broken and hostile submissions to ps1: ways in which what comes in can be no good.
 
     python -m tests.assignment_hostile FOLDER [N]
 
@@ -94,18 +94,40 @@ def half_a_zip(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:3000])
 
 
+def a_damaged_zip(folder: Path) -> None:
+    """Its directory is whole, what it packs is not."""
+    folder.rmdir()
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr(S01, source(S01))
+        packed.writestr(S02, source(S02))
+    data = bytearray(path.read_bytes())
+    data[80:200] = bytes(byte ^ 0x5A for byte in data[80:200])
+    path.write_bytes(data)
+
+
+def an_unusual_zip(folder: Path) -> None:
+    folder.rmdir()
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w", zipfile.ZIP_LZMA) as packed:
+        packed.writestr(S01, source(S01))
+
+
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "empty": lambda folder: None,
     "no_text": raw(bytes(range(256)) * 8),
     "zero_bytes": raw(b"import numpy\0"),
     "syntax_error": raw(b"def naive_attention(:\n"),
     "deep_brackets": raw(b"x = " + b"(" * 5000 + b")" * 5000),
+    "deep_expression": raw(b"x = " + b"1+" * 3000 + b"1\n"),
+    "deep_signs": raw(b"x = " + b"-" * 20_000 + b"1\n"),
     "too_large": raw(b"#" * (3 << 20)),
     "link": linked,
     "pipe": piped,
     "folder_for_a_file": a_folder,
     "zip_bomb": a_bomb,
     "half_a_zip": half_a_zip,
+    "damaged_zip": a_damaged_zip,
+    "unusual_zip": an_unusual_zip,
     "endless": with_body("    while True:\n        pass\n"),
     "memory": with_body("    np.ones(1 << 33)\n    x = [np.ones(1 << 24) for _ in range(200)]\n"),
     "recursion": with_body("    return naive_attention(Q, K, V, softmax_scale, causal)\n"),

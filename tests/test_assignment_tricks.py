@@ -8,7 +8,7 @@ import pytest
 
 from stages import get
 from stages.common.where import installed, where
-from tests.assignment_tricks import TRICKS
+from tests.assignment_tricks import HONEST, TRICKS
 from tools.assignment.definition import load
 from tools.assignment.grading import file_of, grade, worker_for
 
@@ -107,6 +107,17 @@ def test_an_honest_solution_is_unaffected(name, tmp_path, workers):
     wanted = {t.number for t in honest.tests} if name == "ps1" else {"1.1", "2.1", "2.6"}
     grades = grade(honest, tmp_path, SECRET, worker=workers(name), select=lambda t: t.number in wanted)
     assert all(g.outcome.ok for g in grades.graded), [g.outcome for g in grades.graded if not g.outcome.ok]
+
+
+@pytest.mark.parametrize("variant", HONEST, ids=lambda variant: variant.name)
+def test_another_way_to_write_it_has_full_marks(variant, tmp_path, workers):
+    place_or_skip(variant.stage)
+    assignment = submission(variant, tmp_path)
+    wanted = faked(assignment, variant)
+    worker = workers(variant.assignment)
+    grades = grade(assignment, tmp_path, SECRET, worker=worker, select=lambda t: t.number in wanted)
+    assert all(g.outcome.ok for g in grades.graded), [g.outcome for g in grades.graded if not g.outcome.ok]
+    assert {g.test.number for g in grades.graded} == wanted
 
 
 def test_there_are_enough_tricks():

@@ -26,7 +26,7 @@ FOLDER = ROOT / "assignments"
 # What a test of each kind takes besides what all take: key -> its type, or the values that it may have.
 CALL = {"headdim": int, "dtype": ("float16", "bfloat16"), "causal": bool}
 KINDS = {
-    "attention": {},
+    "attention": {"through": str},
     "function": {
         "function": ("online_softmax_step", "merge"), "state": ("new", "growing", "mixed", "masked"), "empty": bool,
         "count": int,

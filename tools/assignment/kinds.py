@@ -31,7 +31,7 @@ TORCH_OPS = {
     "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill_", "zero_", "copy_",
     "_to_copy", "clone", "view", "_unsafe_view", "reshape", "_reshape_alias", "as_strided", "slice", "select",
     "transpose", "permute", "t", "expand", "unsqueeze", "squeeze", "unbind", "split", "constant_pad_nd", "lift_fresh",
-    "_local_scalar_dense", "contiguous", "is_pinned", "set_", "_pin_memory",
+    "contiguous", "is_pinned", "set_", "_pin_memory",
 }  # fmt: skip
 
 YARDSTICK = "tools.assignment.yardstick"  # PyTorch's own attention, called as a stage is
@@ -208,6 +208,9 @@ def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[s
     for number, ((o, lse, intact), (q, k, v), noted) in enumerate(zip(runs, asked["inputs"], counted)):
         if context.stage.capability.backend == "triton" and not noted.get("launches"):
             raise Failed(REFUSED, "no Triton kernel was launched.")
+        programs = noted.get("programs") or {}
+        if int(programs.get("block", 0)) > largest_block(context.stage, case):
+            raise Failed(REFUSED, "the kernel loads more at once than a tile: K and V have to come a tile at a time.")
         if not noted.get("returned"):
             return "the out and lse that were given are not what was returned", str(case)
         if not intact:
@@ -231,6 +234,13 @@ def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[s
             problem = finding(noted) or explain(context, judged, q, k, v, o, lse, expected)
             return problem, f"{case}: {verdict.problem}"
     return "", ""
+
+
+def largest_block(stage, case: Case) -> int:
+    """Elements that a Triton stage may load at once in a case: two tiles, for who tries larger ones."""
+    d = stage.capability.padded_headdim(case.headdim)
+    rows = stage.tile_rows(d, getattr(torch, case.dtype).itemsize)
+    return 2 * rows * max(rows, d)
 
 
 def one_head(number: int, case: Case, out, lse, q, k, v) -> tuple:
@@ -271,15 +281,21 @@ def explain(context: Context, case: Case, q, k, v, out, lse, expected: Expected)
 
 
 def attention(context: Context) -> Outcome:
-    """All cases have to be right."""
+    """All cases have to be right. options.through: a function of the file that every tile has to pass."""
     job = Job(context.test.seconds)
     asked = [attention_call(job, context, case, again=i == 0) for i, case in enumerate(drawn(context))]
+    through = context.test.options.get("through")
+    watched = [watched_call(job, context, question["case"], through) for question in asked] if through else []
     answers = context.run(job)
     problems = []
     for call, question in zip(answers, asked):
         problem, note = check_call(context, call, question, context.answer.out)
         if problem:
             problems.append((problem, note))
+    for call, question in zip(answers[len(asked) :], watched if not problems else []):
+        problem, _ = check_call(context, call, question, context.answer.out)
+        if problem or not _tile_by_tile(context, call, question["case"]):
+            raise Failed(REFUSED, f"the result is right, but K and V do not pass {through} a tile at a time.")
     if not problems:
         return Outcome(PASSED, values={"seconds": round(context.answer.seconds, 3)})
     about = context.test.about
@@ -289,6 +305,14 @@ def attention(context: Context) -> Outcome:
     if about in ADVICE and unexplained:  # beside a mistake that has a name it would lead astray
         lines.append(f"These cases are about {about}: {ADVICE[about]}.")
     return Outcome(WRONG, "\n".join(lines), tuple(note for _, note in problems))
+
+
+def watched_call(job: Job, context: Context, case: Case, through: str) -> dict:
+    """A call of attention in which V becomes |V| in the function that its tiles have to pass."""
+    question = attention_call(job, context, case)
+    job.calls[-1]["through"] = through
+    ((q, k, v),) = question["inputs"]
+    return question | {"inputs": [(q, k, v.abs())]}
 
 
 def drawn(context: Context) -> list[Case]:
@@ -343,14 +367,18 @@ def memory(context: Context) -> Outcome:
         job = Job(context.test.seconds)
         attention_call(job, context, dataclasses.replace(case, seqlen_q=100, seqlen_k=100))  # loads what it needs
         question = attention_call(job, context, case)
-        job.calls[1] |= {"through": options.get("through"), "pause": True}
-        _, call = context.run(job)
+        job.calls[1]["pause"] = True
+        if options.get("through"):
+            watched = watched_call(job, context, case, options["through"])
+        _, call, *rest = context.run(job)
         problem, note = check_call(context, call, question, context.answer.out)
         if problem:
             return Outcome(WRONG, f"A long sequence is wrong, so its memory does not count: {problem}.", (note,))
-        if options.get("through") and not _tile_by_tile(context, call, case):
-            text = f"the result is right, but K and V do not pass {options['through']} a tile at a time."
-            return Outcome(REFUSED, text)
+        for again in rest:
+            bypassed = check_call(context, again, watched, context.answer.out)[0]
+            if bypassed or not _tile_by_tile(context, again, case):
+                text = f"the result is right, but K and V do not pass {options['through']} a tile at a time."
+                return Outcome(REFUSED, text)
         if len(context.answer.pauses) != 2:
             raise Failed(CRASHED, "the process with the submission did not pause where it should.", context.answer.log)
         before, after = context.answer.pauses
@@ -359,6 +387,7 @@ def memory(context: Context) -> Outcome:
         peaks.append(max(0, after.peak_bytes - before.held_bytes))
     rows = options["lengths"][-1] - options["lengths"][0]
     slope = (peaks[-1] - peaks[0]) / rows
+    slope = max(slope, peaks[0] / options["lengths"][0])  # who takes much for a short one hides what a long one takes
     values = {"bytes_per_row": round(slope), "peak_bytes": peaks}
     if slope <= options["bytes_per_row"]:
         return Outcome(PASSED, f"Memory grows by {max(slope, 0):,.0f} bytes a row.", values=values)
@@ -372,7 +401,11 @@ def memory(context: Context) -> Outcome:
 def _tile_by_tile(context: Context, call: dict, case: Case) -> bool:
     """Whether the watched function was called for each pair of tiles, and with nothing larger than a tile."""
     Br, Bc = context.stage.tiles["Br"], context.stage.tiles["Bc"]
-    pairs = -(-case.seqlen_q // Br) * -(-case.seqlen_k // Bc)
+    pairs = 0
+    for first_row in range(0, case.seqlen_q, Br):
+        last = min(first_row + Br, case.seqlen_q) + case.seqlen_k - case.seqlen_q if case.causal else case.seqlen_k
+        pairs += max(0, -(-min(last, case.seqlen_k) // Bc))
+    pairs *= case.batch * case.nheads
     calls, largest = call.get("through", (0, 0))
     return calls >= pairs and largest <= max(Br, Bc) * max(Br, Bc, case.headdim)
 
@@ -393,6 +426,15 @@ def launches(context: Context) -> Outcome:
         tiles = -(-case.seqlen_q // rows) if context.test.options["programs"] == "q_tile" else 1
         wanted = case.batch * case.nheads * tiles
         programs = [n for _, n in call["counted"][0]["launches"]]
+        stored = call["counted"][0].get("programs")
+        share = min(rows, case.seqlen_q) if tiles > 1 else case.seqlen_q
+        elements = case.headdim + 1  # of a row of out, and of lse
+        if programs == [wanted] and stored:
+            everything = case.batch * case.nheads * case.seqlen_q * elements
+            if int(stored["most"]) > share * elements or int(stored["all"]) != everything:
+                return Outcome(
+                    WRONG, "The programs are as many as expected, but they do not share the rows of the result."
+                )
         if programs != [wanted]:
             what = "for every Q tile of every batch and head" if tiles > 1 else "for every batch and head"
             return Outcome(WRONG, f"Expected one launch with one program {what}; something else was launched.")
@@ -415,22 +457,37 @@ def emulator(context: Context) -> Outcome:
             raise Failed(UNGRADED, "not graded here: it needs the emulator; CUDA_EMULATE=1 makes it run beside a GPU.")
         if check == "conflicts":
             asked.append(attention_call(job, context, case))
+            asked.append(fragments_call(job, context, case))
             continue
         for asynchronous in ("late", "early"):
             for schedule in SCHEDULES:
                 settings = {"asynchronous": asynchronous, "schedule": schedule, "counters": False}
                 asked.append(attention_call(job, context, case, settings=settings))
+    outcome = Outcome(PASSED)
     for call, question in zip(context.run(job), asked):
         problem, note = check_call(context, call, question, context.answer.out)
+        if problem and "fragments" in question:
+            text = "What ldmatrix loads and the tensor cores multiply is not what the result is made of."
+            return Outcome(REFUSED, text, (note,))
         if problem:
             return Outcome(WRONG, f"The result is wrong: {problem}.", (note,))
         if check == "races" and finding(call["counted"][0]):
             return Outcome(WRONG, f"The result is right, but {finding(call['counted'][0])}.")
-        if check == "conflicts":
+        if check == "conflicts" and "fragments" not in question:
             outcome = _conflicts(context, call["counted"][0]["report"], question["case"])
             if not outcome.ok:
                 return outcome
-    return outcome if check == "conflicts" else Outcome(PASSED)
+    return outcome
+
+
+def fragments_call(job: Job, context: Context, case: Case) -> dict:
+    """A call in which what ldmatrix loads has lost its sign and products count twice: see tools.assignment.overlap."""
+    question = attention_call(job, context, case, settings={"counters": False})
+    job.calls[-1]["instrument"] = "fragments"
+    ((q, k, v),) = question["inputs"]
+    scale = 2 * (case.softmax_scale or case.headdim**-0.5)
+    inputs = [(q.abs(), k.abs(), 2 * v.abs())]
+    return question | {"inputs": inputs, "case": dataclasses.replace(case, softmax_scale=scale), "fragments": True}
 
 
 def work(context: Context, case: Case) -> dict[str, int]:
@@ -474,7 +531,7 @@ def overlap(context: Context) -> Outcome:
     if not where(context.stage, case.dtype).kind == "emulator":
         raise Failed(UNGRADED, "not graded here: it needs the emulator; CUDA_EMULATE=1 makes it run beside a GPU.")
     question = attention_call(job, context, case)
-    job.calls[0]["overlap"] = True
+    job.calls[0]["instrument"] = "overlap"
     (call,) = context.run(job)
     problem, note = check_call(context, call, question, context.answer.out)
     if problem:
@@ -487,6 +544,10 @@ def overlap(context: Context) -> Outcome:
     blocks = case.batch * case.nheads * -(-case.seqlen_q // tiles["Br"])
     if len(groups) != blocks * warps:
         return Outcome(REFUSED, "The kernel's copies do not go by cp_async_chunk, cp_async_commit and cp_async_wait.")
+    # A few bytes that travel for show are no tiles: all of Q, K and V has to.
+    chunks = int(call["counted"][0]["report"]["counters"].get("cp.async", {}).get("lanes", 0))
+    if chunks < blocks * (tiles["Br"] + 2 * kv_tiles * tiles["Bc"]) * d // 8:
+        return Outcome(REFUSED, "The kernel copies less than Q, K and V by cp_async_chunk.")
     # Q's group and the first tile's have nothing to travel along with.
     travelling = [sorted(products)[2:] for products in groups.values()]
     late = sum(products < wanted for warp in travelling for products in warp)

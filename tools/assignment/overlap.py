@@ -12,7 +12,7 @@ FILE = "ASSIGNMENT_OVERLAP"  # the environment's name for where the notes go
 
 # Between the includes and the kernel: calls of the kernel's text go to functions that take note and call the real ones.
 # Noted by the first lane of each warp: "block warp products".
-PRELUDE = r"""
+NOTES = r"""
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -69,11 +69,44 @@ inline void noted_mma(A&&... a) {
 """
 
 
-def instrumented(source: str) -> str:
-    """The kernel's text with the notes taken."""
+# Fragments lose their signs, and products count twice. Attention of |Q|, |K| and |V|, at twice the softmax_scale and
+# twice as large, comes out where Q, K and V come by ldmatrix and S and O by the tensor cores.
+LOADS = [f"ldmatrix_x{n}{trans}" for n in (1, 2, 4) for trans in ("", "_trans")]
+LOAD = """
+template <typename R>
+inline void unsigned_NAME(R& r, u32 address) {
+  NAME(r, address);
+  drop_signs(r);
+}"""
+FRAGMENTS = (
+    r"""
+namespace ptx {
+template <int N>
+inline void drop_signs(u32 (&r)[N]) {
+  for (u32& x : r) x &= 0x7fff7fffu;
+}
+inline void drop_signs(u32& r) { r &= 0x7fff7fffu; }
+"""
+    + "".join(LOAD.replace("NAME", name) for name in LOADS)
+    + r"""
+template <typename T>
+inline void twice_mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, bool zero = false) {
+  float product[4] = {};
+  mma_m16n8k16<T>(product, a, b0, b1);
+  for (int i = 0; i < 4; i++) d[i] = (zero ? 0.f : d[i]) + 2 * product[i];
+}
+}  // namespace ptx
+#define mma_m16n8k16 twice_mma
+"""
+    + "".join(f"#define {name} unsigned_{name}\n" for name in LOADS)
+)
+
+
+def instrumented(source: str, prelude: str = NOTES) -> str:
+    """The kernel's text with the prelude between its includes and the rest."""
     includes = list(re.finditer(r'^#include "[^"]*"$', source, re.M))
     end = includes[-1].end() if includes else 0
-    return source[:end] + "\n" + PRELUDE + source[end:]
+    return source[:end] + "\n" + prelude + source[end:]
 
 
 def parse(text: str) -> dict[tuple, list[int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -98,10 +99,20 @@ def _in_zip(path: Path):
         info = entries[candidate]
         if stat.S_ISLNK(info.external_attr >> 16):
             raise SubmissionError(f"{candidate} is a link; hand in the file itself")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack into much memory
+            raise SubmissionError(f"{candidate} is packed in an unusual way; make an ordinary zip")
         try:
             with packed.open(info) as file:  # read to the bound, whatever size the zip claims
                 return _bounded(file.read(FILE_BYTES + 1), candidate)
-        except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            ValueError,
+            RuntimeError,
+            NotImplementedError,
+            EOFError,
+            zlib.error,
+        ) as error:
             if isinstance(error, SubmissionError):
                 raise
             raise SubmissionError(f"{candidate} cannot be read from the zip") from None

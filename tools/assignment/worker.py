@@ -9,7 +9,9 @@ results are: everything written here may be a student's doing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import inspect
 import json
 import os
 import resource
@@ -48,16 +50,42 @@ class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 class Launches:
-    """Notes every launch of a Triton kernel: its name and its number of programs."""
+    """Notes every launch of a Triton kernel: its name and its number of programs. In the interpreter also how many
+    elements the largest block has that is loaded, and what each program stores of `results`."""
 
     def __init__(self):
         self.seen: list[tuple[str, int]] = []
+        self.begin([])
+
+    def begin(self, results: list[torch.Tensor]) -> None:
+        """A call begins, whose results go into these tensors."""
+        del self.seen[:]
+        self.block, self.stored = 0, {}
+        self.ranges = [(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in results]
+
+    def told(self) -> dict | None:
+        """block: elements of the largest one loaded; most, all: elements of the results that a program, and all of them
+        together, stored, each counted once a program. None: a GPU does not say."""
+        if not interpreter.INTERPRETING:
+            return None
+        counts = [len(places) for places in self.stored.values()]
+        return {"block": self.block, "most": max(counts, default=0), "all": sum(counts)}
+
+    def _loads(self, pointers) -> None:
+        self.block = max(self.block, int(np.size(pointers)))
+
+    def _stores(self, program: tuple, pointers, mask) -> None:
+        places = np.asarray(pointers)[np.broadcast_to(np.asarray(mask, dtype=bool), np.shape(pointers))]
+        for start, end in self.ranges:
+            inside = places[(places >= start) & (places < end)]
+            self.stored.setdefault((len(self.seen), *program), set()).update(inside.tolist())
 
     def watch(self) -> None:
         if interpreter.INTERPRETING:
             from triton.runtime import interpreter as triton_interpreter
 
             self._wrap(triton_interpreter.GridExecutor, "__call__", lambda executor: (executor.fn, executor.grid))
+            self._wrap_memory(triton_interpreter.InterpreterBuilder)
         else:
             from triton.runtime import jit
 
@@ -70,6 +98,24 @@ class Launches:
                 return run(kernel, *args, grid=grid, warmup=warmup, **kwargs)
 
             jit.JITFunction.run = noted
+
+    def _wrap_memory(self, builder) -> None:
+        load, store, atomic = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
+
+        def noted_load(self_, pointers, *rest, **more):
+            self._loads(pointers.data)
+            return load(self_, pointers, *rest, **more)
+
+        def noted_store(self_, pointers, value, mask, *rest, **more):
+            self._stores(tuple(self_.grid_idx), pointers.data, mask.data)
+            return store(self_, pointers, value, mask, *rest, **more)
+
+        def noted_atomic(self_, what, pointers, value, mask, *rest, **more):
+            self._stores(tuple(self_.grid_idx), pointers.data, mask.data)
+            return atomic(self_, what, pointers, value, mask, *rest, **more)
+
+        builder.create_masked_load, builder.create_masked_store = noted_load, noted_store
+        builder.create_atomic_rmw = noted_atomic
 
     def _wrap(self, cls, method, about) -> None:
         original = getattr(cls, method)
@@ -175,8 +221,8 @@ def _carry_out(job: dict, folder: Path) -> int:
         if job["backend"] == "triton":
             launches.watch()
         for call in job["calls"]:
-            if call.get("overlap"):
-                _instrument(job, folder)
+            if call.get("instrument"):
+                _instrument(job, folder, call["instrument"])
             pause = Pause(folder)
             if call.get("pause"):  # until the grader has looked at how much memory is held, and lets go on
                 pause()
@@ -228,24 +274,34 @@ def _call(job: dict, call: dict, blob, out: bytearray, launches: Launches, pause
         return {"error": _told(error, job["file"])}
 
 
-def _instrument(job: dict, folder: Path) -> None:
-    """From here on the stage's kernel is a copy that notes which products run while copies travel."""
+def _instrument(job: dict, folder: Path, how: str) -> None:
+    """From here on the stage's kernel is a copy: "overlap" notes which products run while copies travel, "fragments"
+    does something else to what goes through ldmatrix and the products."""
     from stages.common.record import Stage
-    from tools.assignment.overlap import FILE, instrumented
+    from tools.assignment.overlap import FILE, FRAGMENTS, NOTES, instrumented
 
     copy = folder / "kernel.cu"
-    copy.write_text(instrumented(Path(job["file"]).read_text(encoding="utf-8")), encoding="utf-8")
+    prelude = {"overlap": NOTES, "fragments": FRAGMENTS}[how]
+    copy.write_text(instrumented(Path(job["file"]).read_text(encoding="utf-8"), prelude), encoding="utf-8")
     os.environ[FILE] = str(folder / "overlap.txt")
     Stage.kernel_file = property(lambda stage: copy)
 
 
 def _watch(module, name: str) -> list[int]:
-    """From here on the list gets the size of the largest array that the module's function `name` is called with."""
-    function, sizes = getattr(module, name), []
+    """From here on the list gets the size of the largest array that the module's function `name` is called with.
 
-    def noted(*arguments):
-        sizes.append(max(np.size(a) for a in arguments))
-        return function(*arguments)
+    Its fifth argument, V, becomes |V| on the way: a result that does not come from there is found out.
+    """
+    function, sizes, size, absolute = getattr(module, name), [], np.size, np.abs
+    signature = inspect.signature(function)
+    fifth = list(signature.parameters)[:5][-1]
+
+    @functools.wraps(function)  # its signature stays what it was: it may be watched again
+    def noted(*arguments, **named):
+        bound = signature.bind(*arguments, **named)
+        sizes.append(max(map(size, bound.arguments.values())))
+        bound.arguments[fifth] = absolute(bound.arguments[fifth])
+        return function(*bound.args, **bound.kwargs)
 
     setattr(module, name, noted)
     return sizes
@@ -268,7 +324,7 @@ def _attention(target, call: dict, arguments: list, blob, out: bytearray, launch
         for buffer, _ in results:
             buffer.fill_(torch.nan)
         views = [view for _, view in results]
-        del launches.seen[:]
+        launches.begin(views)
         recorder, session = Recorder(), contextlib.nullcontext()
         if call["emulate"] is not None:
             from tools.emulator import emulate
@@ -282,6 +338,7 @@ def _attention(target, call: dict, arguments: list, blob, out: bytearray, launch
         returned = isinstance(got, tuple) and len(got) == 2 and got[0] is views[0] and got[1] is views[1]
         ops |= recorder.ops
         counted.append({"returned": returned, "launches": launches.seen[:], "report": _report(kept)})
+        counted[-1]["programs"] = launches.told()
         described.append([describe(buffer.cpu(), out) for buffer, _ in results])
     return {"runs": described, "counted": counted, "ops": sorted(ops)}
 
@@ -302,7 +359,7 @@ def _speed(target, call: dict, arguments: list, out: bytearray, launches: Launch
         views = [[t[w : w + rows].view(batch, seqlen, *t.shape[1:]) for t, w in zip((q, k, v), ws)] for ws in windows]
         for buffer, _ in results:
             buffer.fill_(torch.nan)
-        del launches.seen[:]
+        launches.begin([])
         _synchronize(device)
         if number:
             pause()
