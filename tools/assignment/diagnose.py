@@ -207,8 +207,8 @@ def _exp(x):
 
 
 WALKS = (
-    "O not rescaled", "l not rescaled", "nothing rescaled", "upside down", "max zero", "last tile", "m lost", "tile max",
-    "alpha base 2", "old l lost", "divided twice",
+    "O not rescaled", "l not rescaled", "nothing rescaled", "upside down", "max zero", "last tile", "m lost",
+    "tile max", "alpha base 2", "old l lost", "divided twice",
 )  # fmt: skip
 
 

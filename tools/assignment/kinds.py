@@ -203,7 +203,7 @@ def check_ops(call: dict) -> None:
 
 
 def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[tuple[str, ...], str]:
-    """(what may be wrong, for the student, the likeliest first; note for the instructor) of one call, or two empty ones."""
+    """(what may be wrong, for the student, the likeliest first; note for the instructor) of one call."""
     case = asked["case"]
     check_ops(call)
     runs = results(call, case, out)
@@ -246,22 +246,30 @@ def one_head(number: int, case: Case, out, lse, q, k, v) -> tuple:
     return out[here], lse[b : b + 1, h : h + 1], q[here], k[here_k], v[here_k]
 
 
-# What a finding's own words leave open.
+# What is read while it is being written: by a result that is right, and by one that is not.
+IN_FLIGHT = (
+    "the copy was asked for before all had read what was there",
+    "a wait is missing, or the copy goes where another tile is still needed",
+)
+# What other findings' own words leave open.
 MEANING = {
-    "has not waited for it": "a wait is missing, or the copy was asked for before all had read what was there",
     "that nothing has written": "what other threads copy is there only after their wait and a barrier after that",
     "while this cp.async is under way": "a copy is asked for only if somebody will wait for it",
 }
 
 
-def finding(noted: dict) -> str:
-    """What the emulator found first (a race, an access out of bounds, a deadlock), or "". A result can be right all
-    the same: whether it is and whether there is a race are two tests, with points of their own."""
+def finding(noted: dict, right: bool = False) -> str:
+    """What the emulator found first (a race, an access out of bounds, a deadlock), or "". right: whether the result
+    is, as it can be all the same: whether it is and whether there is a race are two tests, with points of their own."""
     found = (noted.get("report") or {}).get("findings")
     if not found:
         return ""
-    # A read that comes before the write is both, and only the race has the two lines between which a barrier is missing.
+    # A read that comes before the write is both; only the race names the lines between which a barrier is missing.
     first = next((f for f in found if f["kind"] != "uninitialised"), found[0])
+    if "has not waited for it" in str(first["message"]):
+        # Copies land late before they land early: had this one been for this read, the result would be wrong.
+        too_early, not_there = IN_FLIGHT
+        return f"the emulator found: {first['kind']}: {first['message']}; {too_early if right else not_there}"
     meant = "".join(f"; {meaning}" for words, meaning in MEANING.items() if words in str(first["message"]))
     return f"the emulator found: {first['kind']}: {first['message']}{meant}"
 
@@ -469,7 +477,7 @@ def emulator(context: Context) -> Outcome:
         if causes:
             return Outcome(WRONG, f"The result is wrong: {causes[0]}.", (note,))
         if check == "races" and finding(call["counted"][0]):
-            return Outcome(WRONG, f"The result is right, but {finding(call['counted'][0])}.")
+            return Outcome(WRONG, f"The result is right, but {finding(call['counted'][0], right=True)}.")
         if check == "conflicts":
             outcome = _conflicts(context, call["counted"][0]["report"], question["case"])
             if not outcome.ok:
