@@ -19,7 +19,7 @@ import torch
 from reference import Case, oracle
 from stages import get
 from stages.common.where import where
-from tools.assignment import feedback, gradescope, grading, hidden, kinds, submission
+from tools.assignment import feedback, gradescope, grading, hidden, kinds, places, submission
 from tools.assignment.allowed import refusals
 from tools.assignment.definition import FOLDER, DefinitionError, load, names
 from tools.assignment.grading import Graded, Grades
@@ -417,6 +417,83 @@ def test_notes_of_copies():
     assert parse("0 0 0 1 32\n0 0 0 1 7\nrubbish\n0 0 0 2 x\n") == {(0, 0, 0, 1): [32, 7]}
 
 
+def test_the_lines_of_a_kernel_keep_their_numbers_beside_the_notes():
+    source = get("s22").kernel_file.read_text(encoding="utf-8")
+    for text in (source, source.replace("\n", "  // own\n", 30), 'void f() {}\n#include "no.h"'):
+        lines = instrumented(text).splitlines()
+        (at,) = [i for i, line in enumerate(lines) if line.startswith("#line ")]
+        assert lines[at + 1 :] == text.splitlines()[int(lines[at].split()[1]) - 1 :]
+        assert "#include" not in "".join(lines[at + 1 :]) or "no.h" in text
+
+
+# ---- what is said of a wrong result ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "place, said",
+    [
+        (lambda row, chunk: row * 128 + (chunk ^ row % 8) * 16, ""),
+        (lambda row, chunk: row * 128 + chunk * 16 + (row == 3), "chunk 0 of row 3 would begin at byte 385"),
+        (lambda row, chunk: row * 144 + chunk * 16, "past the end of its tile of 512 bytes"),
+        (lambda row, chunk: row * 128 + chunk % 7 * 16, "chunk 7 of row 0 and chunk 0 of row 0 have the same place"),
+    ],
+)
+def test_places_of_chunks(place, said):
+    found = places.problem([place(row, chunk) for row in range(4) for chunk in range(8)], 4, 64)
+    assert said in found and bool(said) == bool(found)
+
+
+@pytest.mark.parametrize("stage", ("s21", "s22", "s23", "s24"))
+def test_the_probe_finds_what_it_asks(stage):
+    assert places.ASKED.search(get(stage).kernel_file.read_text(encoding="utf-8"))
+
+
+def test_one_mistake_that_explains_all_cases_goes_before_one_for_each():
+    assert kinds.likeliest([("a", "c"), ("b", "c")]) == ("c",)
+    assert kinds.likeliest([("a", "b"), ("b", "a")]) == ("a",)
+    assert kinds.likeliest([("a",), ("b", "c"), ("a",)]) == ("a", "b")
+
+
+def noted(*findings):
+    return {"report": {"findings": [{"kind": kind, "message": message} for kind, message in findings]}}
+
+
+def test_of_what_the_emulator_finds_the_telling_one_is_told():
+    empty = ("uninitialised", "it reads shared memory that nothing has written")
+    race = ("race", "thread 1 is not ordered after thread 2: no barrier in between")
+    flying = ("race", "thread 1 has not waited for it")
+    assert kinds.finding(noted()) == kinds.finding({}) == ""
+    assert "no barrier" in kinds.finding(noted(empty, race))
+    assert "a barrier after that" in kinds.finding(noted(empty))
+    assert "a wait is missing" in kinds.finding(noted(flying))
+    assert "asked for before all had read" in kinds.finding(noted(flying), right=True)
+
+
+def test_advice_is_given_where_simpler_tests_passed(monkeypatch):
+    assignment = load("ps2")
+    (test,) = [t for t in assignment.tests if t.number == "1.2"]
+    monkeypatch.setattr(kinds, "drawn", lambda context: hidden.cases(test, "secret"))
+    monkeypatch.setattr(kinds, "attention_call", lambda *_, **__: {})
+    for failed, named in ((False, False), (True, False), (False, True)):
+        context = Context(assignment, test, None, "secret", "", failed)
+        context.answer = Answer("", {}, b"", 0)
+        context.run = lambda job: [{}, {}]
+        cause = "O is not divided by l at the end" if named else "out is wrong by more than rounding explains"
+        monkeypatch.setattr(kinds, "check_call", lambda *_, cause=cause: ((cause,), ""))
+        message = kinds.attention(context).message
+        assert cause in message and ".." not in message
+        assert ("One tile is right." in message) == (not failed and not named)
+
+
+@pytest.mark.parametrize("name, hint", [("ps1", False), ("ps2", True)])
+def test_a_crash_of_tritons_interpreter_asks_for_the_mask(name, hint):
+    assignment = load(name)
+    context = Context(assignment, assignment.tests[0], None, "secret", "")
+    with pytest.raises(kinds.Failed) as failed:
+        kinds.checked(context, Answer("killed", {}, b"", 0), None)
+    assert ("its mask?" in failed.value.outcome.message) == hint
+
+
 @pytest.fixture
 def small_speed(monkeypatch, tmp_path):
     """speed() of s12 at a size for the interpreter, in a real process, as if that were a GPU."""
@@ -571,7 +648,7 @@ def test_of_a_long_result_one_hidden_head_is_judged_and_nothing_may_be_missing()
         call, blob = answered(case, out, lse)
         return kinds.check_call(context, call, {"case": case, "inputs": [(q, k, v)], "heads": [head]}, blob)[0]
 
-    assert [problem(head) for head in range(8)] == [""] * 8  # so its K and V are the right ones
+    assert [problem(head) for head in range(8)] == [()] * 8  # so its K and V are the right ones
     wrong = out.clone()
     wrong[1, :, 2] *= 1.5  # head 6, counted over batch and heads
     assert [bool(problem(head, wrong)) for head in range(8)] == [head == 6 for head in range(8)]
@@ -580,4 +657,4 @@ def test_of_a_long_result_one_hidden_head_is_judged_and_nothing_may_be_missing()
     assert [bool(problem(head, lse=wrong_lse)) for head in range(8)] == [head == 3 for head in range(8)]
     missing = out.clone()
     missing[0, 5, 0, 3] = torch.nan
-    assert all("NaN" in problem(head, missing) for head in range(8))
+    assert all("NaN" in problem(head, missing)[0] for head in range(8))

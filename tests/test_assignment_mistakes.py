@@ -2,61 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
 
-from tests.assignment_mistakes import PS1
-from tests.test_mutants import mutate
-from tools.assignment.definition import load
+from stages import get
+from tests.assignment_mistakes import MISTAKES, SECRET, graded, surprises
+from tests.conftest import place_or_skip
+from tools.assignment.definition import load, names
 from tools.assignment.grading import grade, worker_for
+from tools.assignment.kinds import UNGRADED
 
-SECRET = "mistakes"
 SECONDS = 3  # a loop without end is stopped after them
+LEAST = {"ps1": 20, "ps2": 20, "ps3": 5, "ps4": 16, "ps5": 5}  # mistakes
 
 
 @pytest.fixture(scope="module")
-def assignment():
-    whole = load("ps1")
-    return dataclasses.replace(whole, tests=tuple(dataclasses.replace(t, seconds=SECONDS) for t in whole.tests))
+def workers():
+    """workers(name): the assignment, and one process for all submissions, which starts when it is first asked for."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+
+        def worker(name: str):
+            if name not in started:
+                assignment = load(name)
+                if name == "ps1":
+                    short = tuple(dataclasses.replace(test, seconds=SECONDS) for test in assignment.tests)
+                    assignment = dataclasses.replace(assignment, tests=short)
+                started[name] = assignment, stack.enter_context(worker_for(assignment))
+            return started[name]
+
+        yield worker
 
 
-@pytest.fixture(scope="module")
-def worker(assignment):
-    with worker_for(assignment) as started:
-        yield started
+@pytest.mark.parametrize(
+    "name, mistake",
+    [pytest.param(name, mistake, id=mistake.mutant.name) for name, made in MISTAKES.items() for mistake in made],
+)
+def test_mistake(name, mistake, workers, tmp_path):
+    place_or_skip(get(mistake.mutant.stage))
+    assignment, worker = workers(name)
+    few = _ps1(mistake, assignment) if name == "ps1" else _two(mistake, assignment)
+    grades = graded(mistake, assignment, worker, tmp_path, lambda t: t.number in few)
+    for g in grades.graded:
+        if g.outcome.status == UNGRADED:
+            pytest.skip(g.outcome.message)
+    assert not surprises(mistake, grades)
 
 
-@pytest.mark.parametrize("mistake", PS1, ids=lambda mistake: mistake.mutant.name)
-def test_mistake(mistake, assignment, worker, tmp_path):
-    stage = mistake.mutant.stage
-    for own, path in zip(assignment.stages, assignment.submitted):
-        if own.short == stage:
-            (tmp_path / path).parent.mkdir(parents=True)
-            (tmp_path / path).write_text(mutate(own.kernel_file.read_text(encoding="utf-8"), mistake.mutant))
-    select = _selected(mistake, assignment)
-    grades = grade(assignment, tmp_path, SECRET, worker=worker, select=select)
-    lost = [g for g in grades.graded if not g.outcome.ok]
-    assert tuple(g.test.number for g in lost) == tuple(n for n in mistake.lost if _ran(n, grades))
-    assert mistake.hint in lost[0].outcome.message
-    won = sum(g.test.points for g in grades.graded) - sum(g.test.points for g in lost)
-    assert grades.score == won
+def _ps1(mistake, assignment) -> set[str]:
+    """All. Those that take long, of one mistake only; of a loop without end one is enough."""
+    if mistake.mutant.name == "s02_endless":
+        return {"2.1", "3.2"}
+    return {t.number for t in assignment.tests} - (set() if mistake.mutant.name == "s02_rescale_O" else {"3.1"})
 
 
-def _selected(mistake, assignment):
-    """The stage's tests. Those that take long, of one mistake only; of a loop without end one is enough."""
-    name = mistake.mutant.name
-    skipped = set() if name == "s02_rescale_O" else {"3.1"}
-    few = {"2.1", "3.2"} if name == "s02_endless" else {t.number for t in assignment.tests} - skipped
-    return lambda t: t.stage.short == mistake.mutant.stage and t.number in few
+def _two(mistake, assignment) -> set[str]:
+    """The first test that it loses and the first that it does not: `python -m tests.assignment_mistakes` runs all."""
+    own = [t.number for t in assignment.tests if t.stage.short == mistake.mutant.stage and not t.bonus]
+    return {mistake.lost[0], *[n for n in own if n not in mistake.lost][:1]}
 
 
-def _ran(number: str, grades) -> bool:
-    return any(g.test.number == number for g in grades.graded)
-
-
-def test_no_message_tells_a_hidden_input(assignment, worker, tmp_path):
+def test_no_message_tells_a_hidden_input(workers, tmp_path):
     """Not through an exception's text, and not through what is printed."""
+    assignment, worker = workers("ps1")
     path = tmp_path / assignment.submitted[0]
     path.parent.mkdir(parents=True)
     source = assignment.stages[0].kernel_file.read_text(encoding="utf-8")
@@ -73,4 +83,14 @@ def test_no_message_tells_a_hidden_input(assignment, worker, tmp_path):
 
 
 def test_there_are_enough():
-    assert len({m.mutant.name for m in PS1}) == len(PS1) >= 20
+    assert set(MISTAKES) == set(names())
+    for name, made in MISTAKES.items():
+        assert len({m.mutant.name for m in made}) == len(made) >= LEAST[name]
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_the_tables_name_tests_that_there_are(name):
+    assignment = load(name)
+    for mistake in MISTAKES[name]:
+        own = [t.number for t in assignment.tests if t.stage.short == mistake.mutant.stage and not t.bonus]
+        assert mistake.lost and set(mistake.lost) <= set(own), mistake.mutant.name

@@ -39,7 +39,7 @@ KINDS = {
     "speed": {"ratio": float, "seqlen": int, **CALL},
 }  # fmt: skip
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
-NEEDED = {"function", "lengths", "bytes_per_row", "programs", "check", "during", "ratio"}  # of those, where they apply
+NEEDED = {"function", "lengths", "bytes_per_row", "programs", "check", "ratio"}  # of those, where they apply
 WITH_CASES = {"attention", "launches", "emulator", "overlap"}
 CASE_FIELDS = {field.name for field in dataclasses.fields(Case)} - {"seed"}
 

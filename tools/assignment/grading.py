@@ -99,7 +99,8 @@ def grade(
             outcome = Outcome(REFUSED, f"not graded, because of what test {test.only_if} found.")
         else:
             left = assignment.minutes * 60 - SPARE_S - (began - start)
-            outcome = _outcome(assignment, test, worker, secret, found, refused, left)
+            failed = any(g.test.stage is test.stage and not g.outcome.ok for g in graded)
+            outcome = _outcome(assignment, test, worker, secret, found, refused, left, failed)
         graded.append(Graded(test, outcome, time.monotonic() - began))
         after_each(Grades(assignment, tuple(graded), time.monotonic() - start, note))
     return Grades(assignment, tuple(graded), time.monotonic() - start, note)
@@ -135,7 +136,7 @@ def _refused(assignment: Assignment, files: dict[str, str]) -> dict[str, str]:
     return refused
 
 
-def _outcome(assignment, test: Test, worker: Worker, secret: str, found, refused, left: float) -> Outcome:
+def _outcome(assignment, test: Test, worker: Worker, secret: str, found, refused, left: float, failed: bool) -> Outcome:
     name = file_of(assignment, test)
     if name not in found.files:
         return Outcome(MISSING, found.problems[name])
@@ -149,9 +150,9 @@ def _outcome(assignment, test: Test, worker: Worker, secret: str, found, refused
         if test.needs == "gpu":
             memory_mb = assignment.memory_mb + GPU_HOST_MB
             with alone_on_gpu(), Worker(worker.tree, memory_mb=memory_mb, gpu=True) as own:
-                return KINDS[test.kind](Context(assignment, test, own, secret, found.files[name]))
+                return KINDS[test.kind](Context(assignment, test, own, secret, found.files[name], failed))
         with without_gpu():
-            return KINDS[test.kind](Context(assignment, test, worker, secret, found.files[name]))
+            return KINDS[test.kind](Context(assignment, test, worker, secret, found.files[name], failed))
     except Failed as failed:
         return failed.outcome
 

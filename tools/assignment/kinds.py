@@ -20,6 +20,8 @@ from tools.assignment.diagnose import diagnose
 from tools.assignment.functions import FUNCTIONS, answer_problem
 from tools.assignment.hidden import cases, generator
 from tools.assignment.overlap import parse
+from tools.assignment.places import ASKED
+from tools.assignment.places import problem as problem_of_places
 from tools.assignment.process import Answer, Job, Worker
 from tools.assignment.tensors import restore
 from tools.assignment.worker import GUARD
@@ -65,13 +67,15 @@ class Failed(Exception):
 
 @dataclass
 class Context:
-    """What a test has to work with. source: the submitted file's text."""
+    """What a test has to work with. source: the submitted file's text; failed: whether a simpler test of the same file,
+    one before this, has failed."""
 
     assignment: Assignment
     test: Test
     worker: Worker
     secret: str
     source: str
+    failed: bool = False
 
     @property
     def stage(self):
@@ -79,13 +83,16 @@ class Context:
 
     def run(self, job: Job) -> list[dict]:
         """The calls' answers. Raises Failed for what went wrong on the way to them."""
-        self.answer = self.worker.run(
+        self.answer = self.carry_out(job)
+        return checked(self, self.answer, job)
+
+    def carry_out(self, job: Job) -> Answer:
+        return self.worker.run(
             job,
             backend=self.stage.capability.backend,
             module=self.stage.entry_module,
             file=f"stages/{self.stage.name}/{self.stage.kernel_file.name}",
         )
-        return checked(self, self.answer, job)
 
 
 def checked(context: Context, answer: Answer, job: Job) -> list[dict]:
@@ -94,9 +101,10 @@ def checked(context: Context, answer: Answer, job: Job) -> list[dict]:
     if answer.ended == "memory":
         raise Failed(MEMORY, f"stopped: it took more than {context.assignment.memory_mb} MB of memory.")
     if answer.ended:
-        raise Failed(
-            CRASHED, "the process with the submission ended without an answer (a crash, or an exit).", answer.log
-        )
+        text = "the process with the submission ended without an answer (a crash, or an exit)."
+        if context.stage.capability.backend == "triton":
+            text += "\nIn Triton's interpreter a load or a store beyond its tensor does that: has each its mask?"
+        raise Failed(CRASHED, text, answer.log)
     if "error" in answer.data:
         raise failure(context, answer.data["error"], answer.log)
     answers = answer.data["calls"]
@@ -197,8 +205,8 @@ def check_ops(call: dict) -> None:
         raise Failed(REFUSED, f"torch computed {', '.join(strange[:4])} for the stage; the kernel has to compute.")
 
 
-def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[str, str]:
-    """(problem for the student, note for the instructor) of one call, or two empty strings."""
+def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[tuple[str, ...], str]:
+    """(what may be wrong, for the student, the likeliest first; note for the instructor) of one call."""
     case = asked["case"]
     check_ops(call)
     runs = results(call, case, out)
@@ -212,13 +220,13 @@ def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[s
         if int(programs.get("block", 0)) > largest_block(context.stage, case):
             raise Failed(REFUSED, "the kernel loads more at once than a tile: K and V have to come a tile at a time.")
         if not noted.get("returned"):
-            return "the out and lse that were given are not what was returned", str(case)
+            return ("the out and lse that were given are not what was returned",), str(case)
         if not intact:
-            return "something was written outside out or lse", str(case)
+            return ("something was written outside out or lse",), str(case)
         judged = case
         if "heads" in asked:
             if o.isnan().any() or lse.isnan().any():
-                return "out or lse has NaN, or was not written", str(case)
+                return ("out or lse has NaN, or was not written",), str(case)
             o, lse, q, k, v = one_head(asked["heads"][number], case, o, lse, q, k, v)
             judged = dataclasses.replace(case, batch=1, nheads=1, nheads_k=1)
         expected = expect(q, k, v, causal=case.causal, softmax_scale=case.softmax_scale)
@@ -226,14 +234,14 @@ def check_call(context: Context, call: dict, asked: dict, out: bytes) -> tuple[s
         if not verdict.ok:
             if number:
                 first = runs[0][0]
+                kept = "a second call is wrong though the first was right: something is kept between calls"
                 if torch.equal(runs[number][0], first):
-                    return "a second call with other numbers in the same tensors gave the first call's result", str(
-                        case
-                    )
-                return "a second call is wrong though the first was right: something is kept between calls", str(case)
-            problem = finding(noted) or explain(context, judged, q, k, v, o, lse, expected)
-            return problem, f"{case}: {verdict.problem}"
-    return "", ""
+                    kept = "a second call with other numbers in the same tensors gave the first call's result"
+                return (kept,), str(case)
+            found = found_by_emulator(context, noted, case)
+            causes = (found,) if found else explain(context, judged, q, k, v, o, lse, expected)
+            return causes, f"{case}: {verdict.problem}"
+    return (), ""
 
 
 def largest_block(stage, case: Case) -> int:
@@ -251,33 +259,82 @@ def one_head(number: int, case: Case, out, lse, q, k, v) -> tuple:
     return out[here], lse[b : b + 1, h : h + 1], q[here], k[here_k], v[here_k]
 
 
-def finding(noted: dict) -> str:
-    """What the emulator found first (a race, an access out of bounds, a deadlock), or "". A result can be right all
-    the same: whether it is and whether there is a race are two tests, with points of their own."""
+PROBE_S = 10  # of computing, for where the chunks of a tile lie
+# What is read while it is being written: by a result that is right, and by one that is not.
+IN_FLIGHT = (
+    "the copy was asked for before all had read what was there",
+    "a wait is missing, or the copy goes where another tile is still needed",
+)
+# What other findings' own words leave open.
+MEANING = {
+    "that nothing has written": "what other threads copy is there only after their wait and a barrier after that",
+    "while this cp.async is under way": "a copy is asked for only if somebody will wait for it",
+}
+
+
+def finding(noted: dict, right: bool = False) -> str:
+    """What the emulator found first (a race, an access out of bounds, a deadlock), or "". right: whether the result
+    is, as it can be all the same: whether it is and whether there is a race are two tests, with points of their own."""
     found = (noted.get("report") or {}).get("findings")
-    return f"the emulator found: {found[0]['kind']}: {found[0]['message']}" if found else ""
+    if not found:
+        return ""
+    # A read that comes before the write is both; only the race names the lines between which a barrier is missing.
+    first = next((f for f in found if f["kind"] != "uninitialised"), found[0])
+    if "has not waited for it" in str(first["message"]):
+        # Copies land late before they land early: had this one been for this read, the result would be wrong.
+        too_early, not_there = IN_FLIGHT
+        return f"the emulator found: {first['kind']}: {first['message']}; {too_early if right else not_there}"
+    meant = "".join(f"; {meaning}" for words, meaning in MEANING.items() if words in str(first["message"]))
+    return f"the emulator found: {first['kind']}: {first['message']}{meant}"
+
+
+def found_by_emulator(context: Context, noted: dict, case: Case) -> str:
+    """`finding`, or why the threads are not to blame for it."""
+    found = finding(noted)
+    return found and (misplaced(context, context.stage.capability.padded_headdim(case.headdim)) or found)
+
+
+def misplaced(context: Context, d: int) -> str:
+    """What is wrong with where the kernel's tile_offset sends the chunks of a tile, or "", or it has none."""
+    if not ASKED.search(context.source):
+        return ""
+    rows = max(context.stage.tiles["Br"], context.stage.tiles["Bc"])
+    job = Job(min(context.test.seconds, PROBE_S), [{"kind": "places", "rows": rows, "d": d, "arguments": []}])
+    try:
+        answer = context.carry_out(job)
+        (call,) = checked(context, answer, job)
+        (places,) = (restore(record, answer.out) for record in call["tensors"])
+        return problem_of_places(places.tolist(), rows, d) if places.shape == (rows * d // 8,) else ""
+    except (Failed, KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError):
+        return ""  # it is asked only for words: the result is wrong, whatever it answers
 
 
 # In what `explain` says when it knows no mistake by name.
 UNEXPLAINED = ("NaN throughout", "has NaN, or", "is right, lse is not", "by more than rounding", "is 0 throughout")
 
 
-def explain(context: Context, case: Case, q, k, v, out, lse, expected: Expected) -> str:
-    """What is wrong, by name if it is known, else by what is affected."""
+def explain(context: Context, case: Case, q, k, v, out, lse, expected: Expected) -> tuple[str, ...]:
+    """What may be wrong, by name if it is known, else by what is affected."""
     tile = context.stage.tile_rows(case.headdim, getattr(torch, case.dtype).itemsize)
     if (out == 0).all() and case.family != "negative":  # there it can be an underflow
-        return "out is 0 throughout"
+        return ("out is 0 throughout",)
     known = diagnose(case, q, k, v, out, lse, tile)
     if known:
         return known
     if out.isnan().all() or lse.isnan().all():
-        return f"{'out' if out.isnan().all() else 'lse'} is NaN throughout, or was not written"
+        return (f"{'out' if out.isnan().all() else 'lse'} is NaN throughout, or was not written",)
     if out.isnan().any() or lse.isnan().any():
-        return f"{'out' if out.isnan().any() else 'lse'} has NaN, or was not written everywhere"
+        return (f"{'out' if out.isnan().any() else 'lse'} has NaN, or was not written everywhere",)
     error = (out.double() - expected.out).abs().amax(dim=(1, 3))
     if (error <= expected.bound).all():
-        return "out is right, lse is not"
-    return "out is wrong by more than rounding explains"
+        return ("out is right, lse is not",)
+    return ("out is wrong by more than rounding explains",)
+
+
+def likeliest(causes: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """Of what may be wrong in each of several cases: one thing that explains them all, or else each one's likeliest."""
+    common = [cause for cause in causes[0] if all(cause in others for others in causes)]
+    return (common[0],) if common else tuple(dict.fromkeys(own[0] for own in causes))
 
 
 def attention(context: Context) -> Outcome:
@@ -289,21 +346,23 @@ def attention(context: Context) -> Outcome:
     answers = context.run(job)
     problems = []
     for call, question in zip(answers, asked):
-        problem, note = check_call(context, call, question, context.answer.out)
-        if problem:
-            problems.append((problem, note))
+        causes, note = check_call(context, call, question, context.answer.out)
+        if causes:
+            problems.append((causes, note))
     for call, question in zip(answers[len(asked) :], watched if not problems else []):
-        problem, _ = check_call(context, call, question, context.answer.out)
-        if problem or not _tile_by_tile(context, call, question["case"]):
+        causes, _ = check_call(context, call, question, context.answer.out)
+        if causes or not _tile_by_tile(context, call, question["case"]):
             raise Failed(REFUSED, f"the result is right, but K and V do not pass {through} a tile at a time.")
     if not problems:
         return Outcome(PASSED, values={"seconds": round(context.answer.seconds, 3)})
     about = context.test.about
     lines = [f"{len(problems)} of {len(asked)} hidden cases are wrong."]
-    lines += [f"What the result looks like: {p}." for p in dict.fromkeys(p for p, _ in problems)]
-    unexplained = any(part in problem for problem, _ in problems for part in UNEXPLAINED)
-    if about in ADVICE and unexplained:  # beside a mistake that has a name it would lead astray
-        lines.append(f"These cases are about {about}: {ADVICE[about]}.")
+    told = likeliest([causes for causes, _ in problems])
+    lines += [f"What the result looks like: {cause}." for cause in told]
+    unexplained = any(part in cause for cause in told for part in UNEXPLAINED)
+    # Beside a mistake that has a name it would lead astray, and so where simpler cases are wrong too.
+    if about in ADVICE and unexplained and not context.failed:
+        lines.append(f"These cases are about {about}. {ADVICE[about]}")
     return Outcome(WRONG, "\n".join(lines), tuple(note for _, note in problems))
 
 
@@ -371,9 +430,9 @@ def memory(context: Context) -> Outcome:
         if options.get("through"):
             watched = watched_call(job, context, case, options["through"])
         _, call, *rest = context.run(job)
-        problem, note = check_call(context, call, question, context.answer.out)
-        if problem:
-            return Outcome(WRONG, f"A long sequence is wrong, so its memory does not count: {problem}.", (note,))
+        causes, note = check_call(context, call, question, context.answer.out)
+        if causes:
+            return Outcome(WRONG, f"A long sequence is wrong, so its memory does not count: {causes[0]}.", (note,))
         for again in rest:
             bypassed = check_call(context, again, watched, context.answer.out)[0]
             if bypassed or not _tile_by_tile(context, again, case):
@@ -418,9 +477,9 @@ def launches(context: Context) -> Outcome:
     job = Job(context.test.seconds)
     asked = [attention_call(job, context, case) for case in drawn(context)]
     for call, question in zip(context.run(job), asked):
-        problem, note = check_call(context, call, question, context.answer.out)
-        if problem:
-            return Outcome(WRONG, f"The result is wrong, so its launch does not count: {problem}.", (note,))
+        causes, note = check_call(context, call, question, context.answer.out)
+        if causes:
+            return Outcome(WRONG, f"The result is wrong, so its launch does not count: {causes[0]}.", (note,))
         case = question["case"]
         rows = context.stage.tile_rows(case.headdim, getattr(torch, case.dtype).itemsize)
         tiles = -(-case.seqlen_q // rows) if context.test.options["programs"] == "q_tile" else 1
@@ -465,14 +524,14 @@ def emulator(context: Context) -> Outcome:
                 asked.append(attention_call(job, context, case, settings=settings))
     outcome = Outcome(PASSED)
     for call, question in zip(context.run(job), asked):
-        problem, note = check_call(context, call, question, context.answer.out)
-        if problem and "fragments" in question:
+        causes, note = check_call(context, call, question, context.answer.out)
+        if causes and "fragments" in question:
             text = "What ldmatrix loads and the tensor cores multiply is not what the result is made of."
             return Outcome(REFUSED, text, (note,))
-        if problem:
-            return Outcome(WRONG, f"The result is wrong: {problem}.", (note,))
+        if causes:
+            return Outcome(WRONG, f"The result is wrong: {causes[0]}.", (note,))
         if check == "races" and finding(call["counted"][0]):
-            return Outcome(WRONG, f"The result is right, but {finding(call['counted'][0])}.")
+            return Outcome(WRONG, f"The result is right, but {finding(call['counted'][0], right=True)}.")
         if check == "conflicts" and "fragments" not in question:
             outcome = _conflicts(context, call["counted"][0]["report"], question["case"])
             if not outcome.ok:
@@ -525,7 +584,8 @@ def _conflicts(context: Context, report: dict, case: Case) -> Outcome:
 
 def overlap(context: Context) -> Outcome:
     """options.during: of the products of a K/V tile, how many a tile's copies have to travel along with: "some" (those
-    of Q Kᵀ or of P V) or "all" of them. options.barriers: the most __syncthreads for each K/V tile."""
+    of Q Kᵀ or of P V) or "all" of them; none where it is not given. options.barriers: the most __syncthreads for each
+    K/V tile."""
     job = Job(context.test.seconds)
     (case,) = drawn(context)
     if not where(context.stage, case.dtype).kind == "emulator":
@@ -533,13 +593,13 @@ def overlap(context: Context) -> Outcome:
     question = attention_call(job, context, case)
     job.calls[0]["instrument"] = "overlap"
     (call,) = context.run(job)
-    problem, note = check_call(context, call, question, context.answer.out)
-    if problem:
-        return Outcome(WRONG, f"The result is wrong: {problem}.", (note,))
+    causes, note = check_call(context, call, question, context.answer.out)
+    if causes:
+        return Outcome(WRONG, f"The result is wrong: {causes[0]}.", (note,))
     tiles, d = context.stage.tiles, context.stage.capability.padded_headdim(case.headdim)
     kv_tiles, warps = -(-case.seqlen_k // tiles["Bc"]), tiles["num_warps"]
     half = d // 16 * (tiles["Bc"] // 8)  # products of Q Kᵀ, and as many of P V, of a warp in a K/V tile
-    wanted = half if context.test.options["during"] == "some" else 2 * half
+    wanted = {None: 0, "some": half, "all": 2 * half}[context.test.options.get("during")]
     groups = parse(str(context.answer.data.get("overlap", "")))
     blocks = case.batch * case.nheads * -(-case.seqlen_q // tiles["Br"])
     if len(groups) != blocks * warps:
@@ -644,9 +704,9 @@ def speed(context: Context) -> Outcome:
     (call,) = context.run(job)
     ms = per_call(context.answer, job)
     question["heads"] = [rng.getrandbits(31) for _ in range(ROUNDS)]
-    problem, note = check_call(context, call, question, context.answer.out)
-    if problem:
-        return Outcome(WRONG, f"The result is wrong, so its speed does not count: {problem}.", (note,))
+    causes, note = check_call(context, call, question, context.answer.out)
+    if causes:
+        return Outcome(WRONG, f"The result is wrong, so its speed does not count: {causes[0]}.", (note,))
     if context.stage.capability.backend == "triton":
         for noted, windows in zip(call["counted"], job.calls[0]["rounds"][1:]):
             if len(noted["launches"]) < len(windows):

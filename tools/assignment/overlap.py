@@ -30,31 +30,33 @@ inline NotedWarp* noted() {
   const long block = (long(blockIdx.z) * 4096 + blockIdx.y) * 4096 + blockIdx.x;
   return &warps[block * 64 + threadIdx.x / 32];
 }
-template <typename... A>
-inline void noted_chunk(A&&... a) {
-  if (NotedWarp* w = noted()) w->copied = true;
-  cp_async_chunk(std::forward<A>(a)...);
+inline FILE* notes() {  // one file, whatever N a kernel waits for
+  static FILE* file = std::fopen(std::getenv("ASSIGNMENT_OVERLAP"), "w");
+  return file;
 }
-inline void noted_commit() {
+inline void noted_chunk(u32 to, const void* from, bool valid, EMULATOR_HERE) {
+  if (NotedWarp* w = noted()) w->copied = true;
+  cp_async_chunk(to, from, valid, source);
+}
+inline void noted_commit(EMULATOR_HERE) {
   if (NotedWarp* w = noted()) {
     w->groups.emplace_back(w->copied, w->products);
     w->copied = false;
   }
-  cp_async_commit();
+  cp_async_commit(source);
 }
 template <int N>
-inline void noted_wait() {
-  static FILE* file = std::fopen(std::getenv("ASSIGNMENT_OVERLAP"), "w");
+inline void noted_wait(EMULATOR_HERE) {
   if (NotedWarp* w = noted())
     while (int(w->groups.size()) > N) {
-      if (w->groups.front().first && file) {
-        std::fprintf(file, "%d %d %d %d %ld\n", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x / 32,
+      if (w->groups.front().first && notes()) {
+        std::fprintf(notes(), "%d %d %d %d %ld\n", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x / 32,
                      w->products - w->groups.front().second);
-        std::fflush(file);
+        std::fflush(notes());
       }
       w->groups.pop_front();
     }
-  cp_async_wait<N>();
+  cp_async_wait<N>(source);
 }
 template <typename T, typename... A>
 inline void noted_mma(A&&... a) {
@@ -103,10 +105,12 @@ inline void twice_mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, bool zer
 
 
 def instrumented(source: str, prelude: str = NOTES) -> str:
-    """The kernel's text with the prelude between its includes and the rest."""
-    includes = list(re.finditer(r'^#include "[^"]*"$', source, re.M))
+    """The kernel's text with the prelude behind its includes. Its lines keep their numbers, for what the emulator says
+    of them."""
+    includes = list(re.finditer(r"^[ \t]*#[ \t]*include[^\n]*\n", source, re.M))
     end = includes[-1].end() if includes else 0
-    return source[:end] + "\n" + prelude + source[end:]
+    line = source[:end].count("\n") + 1
+    return f"{source[:end]}{prelude}#line {line}\n{source[end:]}"
 
 
 def parse(text: str) -> dict[tuple, list[int]]:

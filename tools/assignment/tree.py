@@ -23,7 +23,7 @@ GRADER_TOOLS = (
     "tools/sass/records.py", "tools/edited.py",
 )  # fmt: skip
 WORKER_TOOLS = ("tools/__init__.py", "tools/emulator")
-WORKER_FILES = ("__init__.py", "overlap.py", "worker.py", "tensors.py", "yardstick.py")
+WORKER_FILES = ("__init__.py", "overlap.py", "places.py", "worker.py", "tensors.py", "yardstick.py")
 
 
 def files(root: Path, paths: Iterable[str]) -> Iterator[Path]:

@@ -266,6 +266,8 @@ def _call(job: dict, call: dict, blob, out: bytearray, launches: Launches, pause
             return {"tensors": [describe(t, out) for t in arrays]}
         if call["kind"] == "speed":
             return _speed(target, call, arguments, out, launches, pause)
+        if call["kind"] == "places":
+            return {"tensors": [describe(_places(job, call), out)]}
         return {
             **_attention(target, call, arguments, blob, out, launches),
             "through": [len(sizes), max(sizes, default=0)],
@@ -285,6 +287,18 @@ def _instrument(job: dict, folder: Path, how: str) -> None:
     copy.write_text(instrumented(Path(job["file"]).read_text(encoding="utf-8"), prelude), encoding="utf-8")
     os.environ[FILE] = str(folder / "overlap.txt")
     Stage.kernel_file = property(lambda stage: copy)
+
+
+def _places(job: dict, call: dict):
+    """Where the kernel's tile_offset sends the chunks of a tile."""
+    from tools.assignment.places import probed
+    from tools.emulator import Array, emulate, launch
+
+    places = np.zeros(call["rows"] * call["d"] // 8, np.uint32)
+    source = probed(Path(job["file"]).read_text(encoding="utf-8"), call["rows"])
+    with emulate(raises=False, limit_s=job["seconds"]):
+        launch(source, f"places_of_chunks<{call['d']}>", [Array("places", places, writable=True)], grid=(1,), block=32)
+    return torch.from_numpy(places.astype(np.float64))
 
 
 def _watch(module, name: str) -> list[int]:
@@ -408,7 +422,7 @@ def _report(session) -> dict | None:
         for site in report.sites
         if site.conflicts
     ]
-    return {"counters": counters, "findings": findings[:5], "conflicts": conflicts[:20], "n": len(session.reports)}
+    return {"counters": counters, "findings": findings[:10], "conflicts": conflicts[:20], "n": len(session.reports)}
 
 
 def _told(error: BaseException, file: str) -> dict:
