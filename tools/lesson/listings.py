@@ -73,7 +73,8 @@ BACKWARDS = (
 # Every tile is masked, whatever its class: no branch.
 UNCONDITIONAL = (("if (block >= full_blocks) {", "{"),)
 
-WIDE = Tiles(128, 64, 4, 2, q_in_registers=False, blocks=1)  # 32 rows a warp, as the tuner chose for s33 at head dim 128
+# 32 rows a warp, as the tuner chose at head dim 128 for s33 on an H200.
+WIDE = Tiles(128, 64, 4, 2, q_in_registers=False, blocks=1)
 WANTED = {
     **{short: Wanted(short) for short in ("s23", "s24", "s25", "s26", "s27", "s28", "s29")},
     "s23_d64": Wanted("s23", headdim=64),
