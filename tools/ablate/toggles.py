@@ -161,7 +161,7 @@ TOGGLES = (
                 "  u32 Q_frag[TILES::Q_IN_REGISTERS ? d / MMA_K : 1][M][4];",
                 "  u32 Q_frag[TILES::Q_IN_REGISTERS ? d / MMA_K : 2][M][4];",
             ),
-            ("return Q_frag[TILES::Q_IN_REGISTERS ? k : 0]; };", "return Q_frag[TILES::Q_IN_REGISTERS ? k : k % 2]; };"),
+            ("Q_frag[TILES::Q_IN_REGISTERS ? k : 0]; };", "Q_frag[TILES::Q_IN_REGISTERS ? k : k % 2]; };"),
             ("    load_K_frag(0);\n", "    load_K_frag(0);\n    if (!TILES::Q_IN_REGISTERS) load_Q_frag(0);\n"),
             (
                 "      if (!TILES::Q_IN_REGISTERS) load_Q_frag(k);\n",
