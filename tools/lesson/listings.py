@@ -107,6 +107,15 @@ def loop(name: str) -> tuple[mix.Instruction, ...]:
         raise LessonError(f"{path}: cannot be read: {problem.strerror}") from None
 
 
+def simplified(name: str) -> list[tuple[str, list[int]]]:
+    """A listing in its order: [("LDSM", [to, address]), ("HMMA", [D, A, B, C]), ("other", [to, ...]), ...]; of the
+    others those that name a register."""
+    from tools.pictures.machine_code import registers as named
+
+    code = [(one.name.partition(".")[0], named(one)) for one in loop(name)]
+    return [(opcode if opcode in ("LDSM", "HMMA") else "other", names) for opcode, names in code if names]
+
+
 def stale(name: str) -> str:
     """Why the file does not show what its source compiles to; "" when it does."""
     path = path_of(name)

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from tools.lesson import listings
 from tools.lesson.answers import exercise
-from tools.pictures.machine_code import registers
+from tools.lesson.listings import simplified
 
 # ---- how early a fragment is loaded ---------------------------------------------------------------------------------
-
-
-def simplified(name: str) -> list[tuple[str, list[int]]]:
-    """A listing in its order: [("LDSM", [to, address]), ("HMMA", [D, A, B, C]), ("other", [to, ...]), ...]; of the
-    others those that name a register."""
-    code = [(one.name.partition(".")[0], registers(one)) for one in listings.loop(name)]
-    return [(opcode if opcode in ("LDSM", "HMMA") else "other", names) for opcode, names in code if names]
 
 
 def early(code, operand):
