@@ -442,9 +442,29 @@ LAZY = (
     mutant("s33_half_O", "s33", "half of O is not rescaled", ("              O_acc[i][n][r * 2 + 1] *= alpha;\n", "")),
 )  # fmt: skip
 
+AHEAD_K, AHEAD_V = "const u32(&B)[4] = K_frag[step % 2];", "const u32(&B)[4] = V_frag[step % 2];"
+
+AHEAD = (
+    mutant("s34_one_set", "s34", "one set of registers: the next fragment of K comes before this one is used",
+           ("ldmatrix_x4(K_frag[step % 2]", "ldmatrix_x4(K_frag[0]"), (AHEAD_K, AHEAD_K.replace("step % 2", "0"))),
+    mutant("s34_other_set", "s34", "the set that is loaded with the next V is multiplied",
+           (AHEAD_V, AHEAD_V.replace("step % 2", "(step + 1) % 2"))),
+    mutant("s34_beyond", "s34", "the last step of V loads one beyond the tile",
+           ("if (step + 1 < V_STEPS) load_V_frag", "load_V_frag")),
+    mutant("s34_each_row", "s34", "no fragment of K is loaded ahead for the first step of the next k",
+           ("if (step + 1 < K_STEPS) load_K_frag", "if (n + 1 < Bc / 16) load_K_frag")),
+    mutant("s34_late", "s34", "the last fragment of K is not loaded: the loop stops asking a step early",
+           ("if (step + 1 < K_STEPS) load_K_frag", "if (step + 2 < K_STEPS) load_K_frag")),
+    mutant("s34_keys", "s34", "V's steps are taken apart as K's are: right at head dim 64 only",
+           ("const int k = step / (d / 16), n = step % (d / 16);",
+            "const int k = step / (Bc / 16), n = step % (Bc / 16);")),
+    mutant("s34_behind", "s34", "this step's fragment of V is loaded once more, not the next",
+           ("load_V_frag(step + 1);", "load_V_frag(step);")),
+)  # fmt: skip
+
 LADDER = (
     *SWIZZLE, *EAGER, *DOUBLE_BUFFER, *FRAGMENTS, *CAUSAL_TILES, *PEEL, *FP32, *MOVES, *ADDRESS, *STRIDE, *TILES,
-    *SCHEDULE, *LAZY,
+    *SCHEDULE, *LAZY, *AHEAD,
 )  # fmt: skip
 
 MUTANTS = (*NAIVE, *ONLINE, *TRITON_V1, *TRITON_V2, *TRITON_TUNED, *MMA, *LADDER)

@@ -31,7 +31,7 @@ from tools.bench.shapes import Shape
 from tools.emulator import emulate
 from tools.results import ResultsError
 
-S31, S33 = get("s31"), get("s33")
+S31, S33, S34 = get("s31"), get("s33"), get("s34")
 PART = Part(S31, 64, False)
 SPILLS = Tiles(128, 64, 4, 2, False, 2)  # of s31 at head dim 128
 ENVIRONMENT = {"device": "NVIDIA Synthetic 9000", "compute_capability": "9.0", "date": "2031-02-03T04:05:06+00:00"}
@@ -75,7 +75,7 @@ def test_the_space_holds_the_default_and_loses_nothing(stage):
 
 
 def test_the_stages_that_take_tiles():
-    assert [stage.short for stage in space.tunable()][:3] == ["s31", "s32", "s33"]
+    assert [stage.short for stage in space.tunable()][:4] == ["s31", "s32", "s33", "s34"]
     assert space.parts([S31], [128], (True,)) == [Part(S31, 128, True)]
 
 
@@ -610,7 +610,7 @@ def ran(arguments, capsys) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (["s30"], "s30_static_stride takes no tiles; accepted: s31, s32, s33, "),
+        (["s30"], "s30_static_stride takes no tiles; accepted: s31, s32, s33, s34, "),
         (["s99"], "stage is 's99'"),
         (["s31", "--headdims", "96"], "argument --headdims: is '96'; accepted: 64, 128"),
         (["s31", "--explain", "--arch", "75"], "argument --arch: arch is '75'"),
@@ -683,7 +683,7 @@ CASES = (
 
 @pytest.mark.parametrize("asynchronous", ("late", "early"))
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda one: one.argument.replace(" ", ""))
-@pytest.mark.parametrize("stage", (S31, S33), ids=lambda stage: stage.short)
+@pytest.mark.parametrize("stage", (S31, S33, S34), ids=lambda stage: stage.short)
 def test_other_tiles_are_right(stage, configuration, asynchronous):
     for case in CASES:
         place_or_skip(stage, case.dtype)

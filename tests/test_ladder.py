@@ -19,6 +19,7 @@ from reference import Case, check
 from stages import STAGES, Stage, get
 from stages.common import cuda
 from stages.common.cuda import specialise
+from stages.common.tiles import Tiles, use
 from stages.common.where import installed
 from tests.test_mutants import attention_of
 from tools import nvrtc
@@ -451,10 +452,11 @@ def test_s32_starts_with_the_blocks_that_have_most_to_do():
     assert blocks_in_order(get("s31"), of) == work * heads, "one head after the other, the short walks first"
     longest_first = [tiles for tiles in reversed(work) for _ in range(heads)]
     assert blocks_in_order(get("s32"), of) == longest_first
-    assert blocks_in_order(get("s33"), of) == longest_first
+    for name in ("s33", "s34"):
+        assert blocks_in_order(get(name), of) == longest_first
 
 
-@pytest.mark.parametrize("stage", [get("s32"), get("s33")], ids=lambda stage: stage.short)
+@from_stage(32)
 @pytest.mark.parametrize("causal", (False, True), ids=("full", "causal"))
 def test_s32_keeps_together_what_reads_the_same_keys(stage, causal, tmp_path):
     """First come all heads of one Q tile; then, causal, the other batches' heaviest tiles; else this batch's tiles."""
@@ -552,3 +554,37 @@ def test_s33_rescales_at_every_second_tile_where_two_grow_past_the_bound(tmp_pat
 def test_s33_hardly_ever_rescales(of, most, tmp_path):
     done, could = rescales(of, tmp_path)
     assert could > 0 and done <= most * could
+
+
+# ---- s34: loads ahead of products, with two m-tiles ------------------------------------------------------------
+
+SETS = "const u32(&B)[4] = K_frag[step % 2];"
+
+
+@pytest.mark.parametrize("Bc, right", ((32, True), (48, False), (64, True)))
+def test_s34_counts_the_sets_through_the_whole_product(Bc, right, tmp_path):
+    """A set for each place in a row would do where a row of steps is even, as with the default tiles."""
+    of = case(seqlen_q=64, seqlen_k=200, nheads=1, nheads_k=1)
+    within = ("K_frag[step % 2], tile_step", "K_frag[n % 2], tile_step"), (SETS, SETS.replace("step", "n"))
+    attention = planted(get("s34"), tmp_path, *within)
+    with use(Tiles(64, Bc, 4, 2, q_in_registers=True, blocks=1)):
+        assert check(get("s34"), of).ok
+        assert check(get("s34"), of, attention=attention).ok == right
+
+
+@pytest.mark.parametrize("headdim", (64, 128))
+def test_s34_loads_what_s33_does_and_in_its_order(headdim):
+    """The fragments of one warp, K's and V's, by their addresses; each is loaded once."""
+    of = case(headdim=headdim, seqlen_q=64, seqlen_k=128, nheads=1, nheads_k=1)
+    loads = [
+        [
+            one.addresses
+            for one in report_of(get(name), of, trace=100_000).traces
+            if one.op in LDMATRIX and one.warp == 0
+        ]
+        for name in ("s33", "s34")
+    ]
+    assert (
+        loads[0] == loads[1]
+        and len(loads[1]) == headdim // 16 * (1 if headdim == 128 else 2) + 128 // 2 * headdim // 64
+    )

@@ -18,7 +18,7 @@ from tests import test_pictures as looks
 from tools.autotune.table import Table
 from tools.emulator import Settings, missing
 from tools.emulator.run import run
-from tools.lesson.exercises.s33 import PART
+from tools.lesson.exercises.s34 import PART
 from tools.pictures import address, causal_tiles, instruction_mix, reuse, search, strides
 from tools.plot import style
 
@@ -136,7 +136,7 @@ def tuned() -> Table:
     return search.table("NVIDIA H200")
 
 
-@pytest.mark.parametrize("stage", ("s31", "s32", "s33"))
+@pytest.mark.parametrize("stage", ("s31", "s32", "s33", "s34"))
 def test_every_configuration_has_a_fate(stage, tuned):
     for part in search.parts(stage):
         fates, speeds = search.fates(part, tuned), search.speeds(part, tuned)
@@ -154,7 +154,7 @@ def test_a_fate_that_nobody_knows_is_an_error(tuned):
         search.fates(part, other)
 
 
-# ---- the questions at the end of s33 -----------------------------------------------------------------------
+# ---- the questions at the end of s34 -----------------------------------------------------------------------
 
 
 @needs_compiler
@@ -197,7 +197,7 @@ def test_they_fit_and_can_be_read(tuned):
         "strides": strides.draw(),
         "reuse": reuse.draw(*two, headdim=64),
         "registers": reuse.draw_registers([(label, 64, tiles) for label, tiles in two]),
-        **{f"search-{stage}": search.draw(stage, tuned) for stage in ("s31", "s32", "s33")},
+        **{f"search-{stage}": search.draw(stage, tuned) for stage in ("s31", "s32", "s33", "s34")},
     }
     with matplotlib.rc_context(style.SETTINGS):
         for fig in drawn.values():

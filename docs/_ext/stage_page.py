@@ -47,6 +47,7 @@ INDEXED = {
     "s31_autotune": ("autotuning; CUDA", "registers"),
     "s32_schedule": ("schedule", "causal mask; order of tiles"),
     "s33_lazy_rescale": ("rescaling; lazy",),
+    "s34_fragments_ahead": ("registers; and loads ahead",),
 }
 PEERS = ("torch_fa2", "torch_cudnn")
 LANGUAGE = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stages import Stage, get
 
-STAGE: Stage = get("s33")
+STAGE: Stage = get("s34")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,12 @@ class Toggle:
     why: str
     kernel: tuple[tuple[str, str], ...] = ()
     host: tuple[tuple[str, str], ...] = ()
+
+
+def _tiles_of(stage: str) -> tuple[tuple[str, str], ...]:
+    """What a host side looks up: the tiles that were chosen for another stage."""
+    imported = "from stages.common.contract import prepare\n"
+    return (imported, f"from stages import get\n{imported}"), ("chosen(STAGE, call, ", f'chosen(get("{stage}"), call, ')
 
 
 STORE = "st_global_chunk(O + "
@@ -95,12 +101,16 @@ TOGGLES = (
             ),
             ("    // O += P V\n", "    // O += P V\n    u32 P_frags[Bc / MMA_K][M][4];\n"),
             (
-                "#pragma unroll\n      for (int n = 0; n < d / 16; n++) {\n        u32 V_frag[4];",
+                "#pragma unroll\n      for (int n = 0; n < d / 16; n++) {\n        const int step = k * (d / 16) + n;",
                 "    }\n"
                 "#pragma unroll\n    for (int n = 0; n < d / 16; n++) {\n"
                 "#pragma unroll\n      for (int k = 0; k < Bc / MMA_K; k++) {\n"
                 "        const auto& P_frag = P_frags[k];\n"
-                "        u32 V_frag[4];",
+                "        const int step = n * (Bc / MMA_K) + k;",
+            ),
+            (
+                "      const int k = step / (d / 16), n = step % (d / 16);\n",
+                "      const int k = step % (Bc / MMA_K), n = step / (Bc / MMA_K);\n",
             ),
         ),
     ),
@@ -132,42 +142,59 @@ TOGGLES = (
         ),
     ),
     Toggle(
-        "fragment_pipeline",
-        "fragments of K and V are loaded one step ahead of the mma, as in s24",
-        "The compiler orders unrolled loops itself, so little is left to gain; and registers are scarcer than in s24.",
+        "fragments_in_place",
+        "fragments of K and V are loaded right before their products, as in s33",
+        "What s34 brings: the compiler orders unrolled loops itself, but not where it is short of registers.",
+        kernel=(
+            ("    load_K_frag(0);\n", ""),
+            ("        if (step + 1 < K_STEPS) load_K_frag(step + 1);\n", "        load_K_frag(step);\n"),
+            ("    load_V_frag(0);\n", ""),
+            ("        if (step + 1 < V_STEPS) load_V_frag(step + 1);\n", "        load_V_frag(step);\n"),
+        ),
+    ),
+    Toggle(
+        "q_ahead",
+        "fragments of Q, too, are loaded a step ahead where they are loaded for every K/V tile",
+        "A product waits for the later of its two operands; but it takes 8 registers more, and there are none left.",
         kernel=(
             (
-                "    float S[M][Bc / MMA_N][4];",
-                "    constexpr int K_STEPS = d / MMA_K * (Bc / 16);\n"
-                "    u32 K_frags[2][4];\n"
-                "    ldmatrix_x4(K_frags[0], K_smem + K_lane_offset);\n"
-                "    float S[M][Bc / MMA_N][4];",
+                "  u32 Q_frag[TILES::Q_IN_REGISTERS ? d / MMA_K : 1][M][4];",
+                "  u32 Q_frag[TILES::Q_IN_REGISTERS ? d / MMA_K : 2][M][4];",
             ),
+            ("Q_frag[TILES::Q_IN_REGISTERS ? k : 0]; };", "Q_frag[TILES::Q_IN_REGISTERS ? k : k % 2]; };"),
+            ("    load_K_frag(0);\n", "    load_K_frag(0);\n    if (!TILES::Q_IN_REGISTERS) load_Q_frag(0);\n"),
             (
-                "        u32 K_frag[4];",
-                "        const int step = k * (Bc / 16) + n, next = step + 1;\n"
-                "        if (next < K_STEPS)\n"
-                "          ldmatrix_x4(K_frags[next % 2],\n"
-                "              tile_step<d>(K_smem + K_lane_offset, next % (Bc / 16) * 16, next / (Bc / 16) * 2));\n"
-                "        u32 (&K_frag)[4] = K_frags[step % 2];",
+                "      if (!TILES::Q_IN_REGISTERS) load_Q_frag(k);\n",
+                "      if (!TILES::Q_IN_REGISTERS && k + 1 < d / MMA_K) load_Q_frag(k + 1);\n",
             ),
-            ("        ldmatrix_x4(K_frag, tile_step<d>(K_smem + K_lane_offset, n * 16, 2 * k));\n", ""),
+        ),
+    ),
+    Toggle(
+        "v_before_softmax",
+        "the first fragment of V is loaded before the softmax, in place of after it",
+        "The first product of P V need not wait for it; 4 registers more are taken all the while.",
+        kernel=(
             (
-                "    // O += P V\n",
-                "    // O += P V\n"
                 "    constexpr int V_STEPS = Bc / MMA_K * (d / 16);\n"
-                "    u32 V_frags[2][4];\n"
-                "    ldmatrix_x4_trans(V_frags[0], V_smem + lane_offset);\n",
+                "    u32 V_frag[2][4];  // 16 keys × 16 of d, transposed on the way: B operands for two n-tiles\n"
+                "    const auto load_V_frag = [&](int step) {\n"
+                "      const int k = step / (d / 16), n = step % (d / 16);\n"
+                "      ldmatrix_x4_trans(V_frag[step % 2], tile_step<d>(V_smem + lane_offset, k * 16, 2 * n));\n"
+                "    };\n"
+                "    load_V_frag(0);\n",
+                "",
             ),
             (
-                "        u32 V_frag[4];",
-                "        const int step = k * (d / 16) + n, next = step + 1;\n"
-                "        if (next < V_STEPS)\n"
-                "          ldmatrix_x4_trans(V_frags[next % 2],\n"
-                "              tile_step<d>(V_smem + lane_offset, next / (d / 16) * 16, next % (d / 16) * 2));\n"
-                "        u32 (&V_frag)[4] = V_frags[step % 2];",
+                "    if (block >= full_blocks) {\n",
+                "    constexpr int V_STEPS = Bc / MMA_K * (d / 16);\n"
+                "    u32 V_frag[2][4];\n"
+                "    const auto load_V_frag = [&](int step) {\n"
+                "      const int k = step / (d / 16), n = step % (d / 16);\n"
+                "      ldmatrix_x4_trans(V_frag[step % 2], tile_step<d>(V_smem + lane_offset, k * 16, 2 * n));\n"
+                "    };\n"
+                "    load_V_frag(0);\n"
+                "    if (block >= full_blocks) {\n",
             ),
-            ("        ldmatrix_x4_trans(V_frag, tile_step<d>(V_smem + lane_offset, k * 16, 2 * n));\n", ""),
         ),
     ),
     Toggle(
@@ -218,14 +245,16 @@ TOGGLES = (
         kernel=(("constexpr float MAX_GROWTH = 8.f;", "constexpr float MAX_GROWTH = 0.f;"),),
     ),
     Toggle(
-        "parents_tiles",
+        "tiles_of_s32",
         "the tiles that were chosen for s32",
         "How much of s33's gain is rescaling less, and how much are the tiles that fit without it.",
-        host=(
-            ("from stages.common.contract import prepare\n",
-             "from stages import get\nfrom stages.common.contract import prepare\n"),
-            ("chosen(STAGE, call, ", "chosen(get(STAGE.parent), call, "),
-        ),
+        host=_tiles_of("s32"),
+    ),
+    Toggle(
+        "tiles_of_s33",
+        "the tiles that were chosen for s33",
+        "How much of s34's gain is loading fragments ahead, and how much are tiles that are faster with it.",
+        host=_tiles_of("s33"),
     ),
     Toggle(
         "row_maximum",
@@ -238,10 +267,10 @@ TOGGLES = (
                 "",
             ),
             (
-                "        // BEGIN SOLUTION when",
+                "        // Any m does in",
                 "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 1));\n"
                 "        m_new[i][r] = fmaxf(m_new[i][r], shfl_xor(m_new[i][r], 2));\n"
-                "        // BEGIN SOLUTION when",
+                "        // Any m does in",
             ),
         ),
     ),

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages import Stage, get
+from stages.common.tiles import Tiles
 from tools import nvrtc, results
+from tools.bench.shapes import WIDTH
 from tools.lesson.live import planted
 from tools.lesson.pieces import LessonError
 from tools.lesson.shown import Shown
@@ -27,15 +29,28 @@ ARCH = "90a"
 
 @dataclass(frozen=True)
 class Wanted:
-    """A stage's kernel, or one with these (old, new) pieces of text; bfloat16, not causal."""
+    """A stage's kernel, or one with these (old, new) pieces of text; bfloat16.
+
+    tiles: in place of the default ones; then with the strides of the benchmark's tensors, as it is timed.
+    """
 
     stage: str
     changes: tuple[tuple[str, str], ...] = ()
     headdim: int = 128
+    causal: bool = False
+    tiles: Tiles | None = None
 
     @property
     def instantiation(self) -> str:
-        return f"attention_kernel<bf16, {self.headdim}, false>"
+        tiles = f", {WIDTH}, {WIDTH}, {self.tiles.argument}" if self.tiles else ""
+        return f"attention_kernel<bf16, {self.headdim}, {str(self.causal).lower()}{tiles}>"
+
+    @property
+    def loads(self) -> dict[str, int]:
+        """The fragments that the loop loads: of K and V, and of Q."""
+        tiles = self.tiles or Tiles(64, 64, 4, 2, q_in_registers=True, blocks=2)
+        mine = tiles.Br // (tiles.num_warps * 16) * self.headdim // 16  # Q's, of a warp
+        return {"KV": 2 * tiles.Bc // 16 * self.headdim // 16, "Q": 0 if tiles.q_in_registers else mine}
 
     @property
     def kernel(self) -> Stage:
@@ -58,6 +73,8 @@ BACKWARDS = (
 # Every tile is masked, whatever its class: no branch.
 UNCONDITIONAL = (("if (block >= full_blocks) {", "{"),)
 
+# 32 rows a warp, as the tuner chose at head dim 128 for s33 on an H200.
+WIDE = Tiles(128, 64, 4, 2, q_in_registers=False, blocks=1)
 WANTED = {
     **{short: Wanted(short) for short in ("s23", "s24", "s25", "s26", "s27", "s28", "s29")},
     "s23_d64": Wanted("s23", headdim=64),
@@ -65,6 +82,8 @@ WANTED = {
     "s24_backwards": Wanted("s24", BACKWARDS),
     "s25_no_branch": Wanted("s25", UNCONDITIONAL),
     "s29_no_branch": Wanted("s29", UNCONDITIONAL),
+    **{f"{short}_128x64": Wanted(short, tiles=WIDE) for short in ("s33", "s34")},
+    **{f"{short}_128x64_causal": Wanted(short, causal=True, tiles=WIDE) for short in ("s33", "s34")},
 }
 
 
@@ -76,7 +95,8 @@ def path_of(name: str) -> Path:
 
 @functools.cache
 def loop(name: str) -> tuple[mix.Instruction, ...]:
-    """The loop over K/V tiles, bfloat16, not causal, for sm_90a; head dim 128 unless the name says another.
+    """The loop over K/V tiles, bfloat16, for sm_90a; head dim 128, not causal, default tiles, unless the name says
+    another.
 
     Raises LessonError where nothing is recorded.
     """
@@ -85,6 +105,15 @@ def loop(name: str) -> tuple[mix.Instruction, ...]:
         return tuple(mix.parse(path.read_text(encoding="utf-8")))
     except OSError as problem:
         raise LessonError(f"{path}: cannot be read: {problem.strerror}") from None
+
+
+def simplified(name: str) -> list[tuple[str, list[int]]]:
+    """A listing in its order: [("LDSM", [to, address]), ("HMMA", [D, A, B, C]), ("other", [to, ...]), ...]; of the
+    others those that name a register."""
+    from tools.pictures.machine_code import registers as named
+
+    code = [(one.name.partition(".")[0], named(one)) for one in loop(name)]
+    return [(opcode if opcode in ("LDSM", "HMMA") else "other", names) for opcode, names in code if names]
 
 
 def stale(name: str) -> str:

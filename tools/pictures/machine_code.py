@@ -41,9 +41,19 @@ def registers(code: mix.Instruction) -> list[int]:
     return [int(number) for number in re.findall(r"\bR(\d+)", code.operands)]
 
 
-def ahead(code: Sequence[mix.Instruction]) -> list[int]:
-    """For each fragment of the loop that an mma reads as its B operand, in the order of the loads: how many other mma
-    stand between the load and the first that reads it. A move of one of its registers is followed."""
+OPERANDS = {
+    "A": (1, 4),
+    "B": (2, 2),
+}  # of an HMMA: its place among the registers that are named, and how many there are
+
+
+def ahead(code: Sequence[mix.Instruction], operand: str = "B") -> list[int]:
+    """For each fragment of the loop that an mma reads as this operand, in the order of the loads: how many other mma
+    stand between the load and the first that reads it. A move of one of its registers is followed.
+
+    operand: "B", fragments of K and V; "A", of Q, where they are loaded in the loop.
+    """
+    place, width = OPERANDS[operand]
     holds: dict[int, list] = {}  # register -> the fragment in it, [products when loaded, when first read or None]
     fragments, products = [], 0
     for one in code:
@@ -54,7 +64,7 @@ def ahead(code: Sequence[mix.Instruction]) -> list[int]:
             fragments.append(fragment)
             holds |= dict.fromkeys(range(names[0], names[0] + 4), fragment)
         elif opcode == "HMMA":
-            for register in (names[2], names[2] + 1):  # B, two registers
+            for register in range(names[place], names[place] + width):
                 if register in holds and holds[register][1] is None:
                     holds[register][1] = products
             for register in range(names[0], names[0] + 4):
