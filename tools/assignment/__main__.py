@@ -5,6 +5,7 @@
     python -m tools.assignment check ps1          the same proof, nothing kept
     python -m tools.assignment grade ps1 WORK     one submission: a folder, a zip, a file
     python -m tools.assignment batch ps1 FOLDER   a folder of them, to OUT/grades.csv and a page each
+    python -m tools.assignment compare ps1 FOLDER which of them are alike, between their SOLUTION comments
     python -m tools.assignment local ps1 WORK     one, by autograder.zip, with what Gradescope's container has
     python -m tools.assignment show RESULTS       a results.json in Markdown
     python -m tools.assignment test ps1 WORK 1.1  one test, for a notebook's cell; keeps what the others came to
@@ -32,7 +33,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tools.assignment.definition import ROOT, DefinitionError, load, names
+from tools.assignment.definition import ROOT, Assignment, DefinitionError, load, names, notes, require_text
 from tools.assignment.strip import StripError
 
 
@@ -59,6 +60,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="side by side; default: all cores"
     )
+    sub = commands.add_parser("compare", help="which submissions are alike")
+    sub.add_argument("name", metavar="NAME", help="ps1")
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="its folders, zips and files are a submission each")
+    sub.add_argument("--top", type=int, default=20, metavar="N", help="so many pairs; default: 20")
     sub = commands.add_parser("local", help="run the built autograder.zip as Gradescope does")
     sub.add_argument("name", metavar="NAME", help="ps1")
     sub.add_argument("submission", type=Path, metavar="WORK", help="a folder or a zip")
@@ -90,24 +95,50 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def list_all(args, console: Console) -> int:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in ("name", "title", "stages", "tests", "points", "hours"):
-        table.add_column(column, justify="right" if column in ("tests", "points") else "left")
+    for column in ("name", "title", "stages", "tests", "points", "bonus", "hours", "needs"):
+        table.add_column(column, justify="right" if column in ("tests", "points", "bonus") else "left")
+    remarks = []
     for name in names():
         a = load(name)
         hours = "–".join(f"{h:g}" for h in a.hours)
         stages = ", ".join(stage.short for stage in a.stages)
-        table.add_row(a.name, escape(a.title), stages, str(len(a.tests)), f"{a.points:g}", hours)
+        bonus = f"{a.bonus:g}" if a.bonus else ""
+        table.add_row(
+            a.name, escape(a.title), stages, str(len(a.tests)), f"{a.points:g}", bonus, hours, "\n".join(needs(a))
+        )
+        remarks += [f"{name}: {note}" for note in notes(a)]
     console.print(table)
+    for remark in remarks:
+        console.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
     return 0
+
+
+def needs(assignment: Assignment) -> list[str]:
+    """What grading it takes besides the Python packages."""
+    found = []
+    if any(stage.capability.backend == "cuda" for stage in assignment.stages):
+        found.append("C++ compiler")
+    if any(test.kind == "compiled" for test in assignment.tests):
+        found.append("CuPy")
+    tests = [f"{test.number}{', bonus' if test.bonus else ''}" for test in assignment.tests if test.needs == "gpu"]
+    if tests:
+        found.append(f"GPU ({'; '.join(tests)})")
+    return found
 
 
 def build_some(args, console: Console) -> int:
     from tools.assignment.build import BuildError, build
+    from tools.assignment.hidden import require_cases
+    from tools.assignment.selfcheck import gives_away
 
     code = 0
     for name in names() if args.name == "all" else [args.name]:
         assignment = load(name)
+        require_text(assignment)
+        require_cases(assignment)
         console.print(f"[bold]{name}[/]: {escape(assignment.title)}")
+        for note in (*notes(assignment), *gives_away(assignment)):
+            console.print(f"  [yellow]note: {escape(note)}[/]", soft_wrap=True)
         try:
             if args.command == "check":
                 with tempfile.TemporaryDirectory() as folder:
@@ -201,6 +232,18 @@ def batch_all(args, console: Console) -> int:
     return 0
 
 
+def compare_all(args, console: Console) -> int:
+    from tools.assignment import compare
+
+    assignment = load(args.name)
+    if not args.folder.is_dir():
+        raise DefinitionError(f"FOLDER is {str(args.folder)!r}; accepted: a folder of submissions")
+    if args.top < 1:
+        raise DefinitionError(f"--top is {args.top}; accepted: 1 or more")
+    compare.show(console, assignment, args.folder, args.top)
+    return 0
+
+
 def run_local(args, console: Console) -> int:
     from tools.assignment import feedback, limits, selfcheck
 
@@ -275,7 +318,7 @@ def test_one(args, console: Console) -> int:
 
 COMMANDS = {
     "list": list_all, "build": build_some, "check": build_some, "grade": grade_one, "batch": batch_all, "show": show,
-    "local": run_local,
+    "compare": compare_all, "local": run_local,
     "serve": serve,
     "test": test_one,
 }  # fmt: skip

@@ -6,6 +6,8 @@ Points, cases, limits and texts are all in that file. assignments/README.md desc
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from reference import Case
+from reference.cases import LAYOUTS
+from reference.inputs import FAMILIES, captured_shape
 from stages import Stage, get
+from tools.check import properties
 from tools.regions import Region, RegionError, find_regions
 
 try:
@@ -41,7 +46,12 @@ KINDS = {
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
 NEEDED = {"function", "lengths", "bytes_per_row", "programs", "check", "ratio"}  # of those, where they apply
 WITH_CASES = {"attention", "launches", "emulator", "overlap"}
-CASE_FIELDS = {field.name for field in dataclasses.fields(Case)} - {"seed"}
+# Kinds that ask what only one backend has.
+BACKEND = {"launches": "triton", "emulator": "cuda", "overlap": "cuda", "compiled": "cuda"}
+CASE_FIELDS = tuple(field.name for field in dataclasses.fields(Case) if field.name != "seed")
+COUNTS = ("headdim", "seqlen_q", "seqlen_k", "batch", "nheads", "nheads_k")  # those that may be a range, "3..70"
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+USUAL = 100  # points of an assignment, without bonuses
 
 
 class DefinitionError(ValueError):
@@ -113,6 +123,10 @@ class Assignment:
         """The files that a student hands in, as paths from the repository's root."""
         return tuple(f"stages/{stage.name}/{stage.kernel_file.name}" for stage in self.stages)
 
+    @property
+    def bonus(self) -> float:
+        return sum(test.points for test in self.tests if test.bonus)
+
     def tasks_of(self, stage: Stage) -> tuple[Task, ...]:
         return tuple(task for task in self.tasks if task.stage is stage)
 
@@ -134,18 +148,50 @@ def load(name: str, folder: Path = FOLDER) -> Assignment:
     return _Reader(path).assignment(data)
 
 
+def notes(assignment: Assignment) -> list[str]:
+    """What is no mistake and may be meant otherwise."""
+    if math.isclose(assignment.points, USUAL):
+        return []
+    return [f"the points add up to {assignment.points:g}, without bonuses; usual are {USUAL}"]
+
+
+def require_text(assignment: Assignment) -> None:
+    """Raises DefinitionError where the handout's text is not there; an unpacked autograder does without it."""
+    path = assignment.folder / "README.md"
+    if not path.is_file():
+        raise DefinitionError(f"{path} is missing; accepted: the middle of the handout's text, beside the definition")
+
+
+def span(value) -> list:
+    """The values that a case's entry leaves open: of a list, of a range "3..70", or the one that it is."""
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str) and (found := RANGE.fullmatch(value)):
+        return list(range(int(found[1]), int(found[2]) + 1))
+    return [value]
+
+
+def meant(word: str, words) -> str:
+    """A question about the one of `words` that looks like `word`, or ""."""
+    near = difflib.get_close_matches(word, list(words), 1)
+    return f"; is {near[0]!r} meant?" if near else ""
+
+
 class _Reader:
     def __init__(self, path: Path):
         self.path = path
+        self.asked: dict[str, list[str]] = {}  # table -> the keys that mean something in it
 
     def fail(self, where: str, problem: str):
         raise DefinitionError(f"{self.path}: {where}: {problem}")
 
     def take(self, table: dict, where: str, key: str, kind, default=...):
         """table[key], checked and removed."""
+        self.asked.setdefault(where, []).append(key)
         if key not in table:
             if default is ...:
-                self.fail(where, f"{key} is missing")
+                near = difflib.get_close_matches(key, table, 1)
+                self.fail(where, f"{key} is missing" + (f"; there is a key {near[0]!r}" if near else ""))
             return default
         value = table.pop(key)
         wanted = (int, float) if kind is float else kind
@@ -155,7 +201,9 @@ class _Reader:
 
     def nothing_left(self, table: dict, where: str):
         if table:
-            self.fail(where, f"has a key {next(iter(table))!r} that means nothing here")
+            key, known = next(iter(table)), self.asked[where]
+            hint = meant(key, known) or f"; accepted: {', '.join(known)}"
+            self.fail(where, f"has a key {key!r} that means nothing here{hint}")
 
     def assignment(self, data: dict) -> Assignment:
         top = "top level"
@@ -164,8 +212,10 @@ class _Reader:
         if list(stages) != sorted(set(stages), key=lambda s: s.number) or not stages:
             self.fail("stages", "accepted: at least one, in order, none twice")
         goals = tuple(self.take(data, top, "goals", list))
+        if not goals or not all(isinstance(goal, str) for goal in goals):
+            self.fail("goals", f"is {list(goals)}; accepted: texts, at least one")
         hours = self.take(data, top, "hours", list)
-        if len(hours) != 2 or not 0 < hours[0] <= hours[1]:
+        if len(hours) != 2 or not all(map(_is_number, hours)) or not 0 < hours[0] <= hours[1]:
             self.fail("hours", f"is {hours}; accepted: two numbers, from and to")
         minutes = self.take(data, top, "minutes", float, 10)
         self.seconds = self.take(data, top, "seconds", float, 20)
@@ -239,13 +289,18 @@ class _Reader:
         if not hint or not last:
             self.fail(where, "first goes with last and hint")
         lines = [line.strip() for line in stage.kernel_file.read_text(encoding="utf-8").splitlines()]
-        if lines.count(first.strip()) != 1:
+        file = f"stages/{stage.name}/{stage.kernel_file.name}"
+        found = [str(number) for number, line in enumerate(lines, 1) if line == first.strip()]
+        if not found:
+            self.fail(where, f"first, {first!r}, is no line of {file}{meant(first.strip(), lines)}")
+        if len(found) > 1:
             self.fail(
-                where, f"first, {first!r}, is {lines.count(first.strip())} lines of {stage.kernel_file.name}, not 1"
+                where, f"first, {first!r}, is lines {', '.join(found)} of {file}; accepted: one that is there once"
             )
         begin = lines.index(first.strip())
         if last.strip() not in lines[begin:]:
-            self.fail(where, f"last, {last!r}, is no line of {stage.kernel_file.name} after first")
+            near = meant(last.strip(), lines[begin:])
+            self.fail(where, f"last, {last!r}, is no line of {file} from line {begin + 1} on, where first is{near}")
         # A region's begin and end are the lines around what is taken out, counted from 1.
         return Region(stage.kernel_file, name, hint, begin, lines.index(last.strip(), begin) + 2)
 
@@ -260,16 +315,28 @@ class _Reader:
         kind = self.take(table, where, "kind", str, "attention")
         if kind not in KINDS:
             self.fail(where, f"kind is {kind!r}; accepted: {', '.join(KINDS)}")
+        backend = stage.capability.backend
+        if BACKEND.get(kind, backend) != backend:
+            self.fail(where, f"kind is {kind!r}, which is for {BACKEND[kind]} stages; {stage.short} is {backend}")
         about = self.take(table, where, "about", str, "")
+        if about and kind not in WITH_CASES:
+            self.fail(where, f"about is {about!r}, but a test of kind {kind} has no cases")
+        if about and about not in properties(stage):
+            self.fail(where, f"about is {about!r}; accepted: {', '.join(properties(stage))}")
         seconds = self.take(table, where, "seconds", float, self.seconds)
         needs = self.take(table, where, "needs", str, "")
         if needs not in ("", "gpu"):
             self.fail(where, f"needs is {needs!r}; accepted: gpu")
         bonus = self.take(table, where, "bonus", bool, False)
         only_if = self.take(table, where, "only_if", str, "")
-        cases = tuple(self.case(c, where) for c in self.take(table, where, "cases", list, []))
-        if (kind in WITH_CASES) != bool(cases):
-            self.fail(where, "cases is missing" if kind in WITH_CASES else f"a test of kind {kind} has no cases")
+        listed = self.take(table, where, "cases", list, [])
+        if kind in WITH_CASES and not listed:
+            self.fail(where, "cases is missing" + meant("cases", table))
+        if kind not in WITH_CASES and listed:
+            self.fail(where, f"a test of kind {kind} has no cases")
+        if kind == "overlap" and len(listed) != 1:
+            self.fail(where, f"has {len(listed)} cases; accepted for kind overlap: one")
+        cases = tuple(self.case(case, f"{where}, case {i}", stage) for i, case in enumerate(listed, 1))
         options = {}
         for key, accepted in KINDS[kind].items():
             default = ... if key in NEEDED else None
@@ -278,6 +345,11 @@ class _Reader:
                 self.fail(where, f"{key} is {value!r}; accepted: {', '.join(accepted)}")
             if value is not None:
                 options[key] = value
+        lengths = options.get("lengths", [1, 2])
+        if len(lengths) != 2 or not all(isinstance(n, int) for n in lengths) or not 0 < lengths[0] < lengths[1]:
+            self.fail(where, f"lengths is {lengths}; accepted: two whole numbers, the smaller first")
+        if kind == "overlap" and not options:
+            self.fail(where, "during and barriers are missing; accepted: one of them, or both")
         self.nothing_left(table, where)
         return Test(
             number,
@@ -302,10 +374,56 @@ class _Reader:
                 self.fail(where, f"{key} is {column[key]!r}; accepted: {', '.join(accepted)}")
         return MappingProxyType(column)
 
-    def case(self, table: dict, where: str) -> Mapping:
+    def case(self, table: dict, where: str, stage: Stage) -> Mapping:
+        """One pattern of cases; whatever is drawn from it has to be a case that the stage takes."""
+        if not isinstance(table, dict):
+            self.fail(where, f"is {table!r}; accepted: a table, as {{ seqlen_q = 64 }}")
         for key, value in table.items():
             if key not in CASE_FIELDS:
-                self.fail(where, f"a case has a key {key!r}; accepted: {', '.join(sorted(CASE_FIELDS))}")
-            if isinstance(value, str) and ".." in value and not re.fullmatch(r"\d+\.\.\d+", value):
-                self.fail(where, f"a case's {key} is {value!r}; accepted: a value, a list of values, or '3..70'")
+                hint = meant(key, CASE_FIELDS) or f"; accepted: {', '.join(CASE_FIELDS)}"
+                self.fail(where, f"a case has a key {key!r}{hint}")
+            values = span(value)
+            if not values:
+                self.fail(
+                    where, f"{key} is {value!r}, which leaves nothing to draw; accepted: the smaller number first"
+                )
+            for one in values:
+                accepted = self.not_accepted(stage, key, one)
+                if accepted:
+                    self.fail(where, f"{key} is {value!r}; accepted: {accepted}")
+        self.together(table, where)
         return MappingProxyType(dict(table))
+
+    def not_accepted(self, stage: Stage, key: str, value) -> str:
+        """What a case's entry may be, where this one may not; or ""."""
+        if key in COUNTS:
+            largest = stage.capability.max_headdim if key == "headdim" else None
+            fits = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= (largest or value)
+            upto = f"whole numbers from 1 to {largest}" if largest else "whole numbers from 1"
+            return "" if fits else f"a value, a list of values, or '3..70'; {upto}"
+        if key == "causal":
+            return "" if isinstance(value, bool) else "true, false, or a list of both"
+        if key == "softmax_scale":
+            return "" if _is_number(value) and value > 0 else "a number above 0, or a list of such"
+        known = {"dtype": stage.capability.dtypes, "family": FAMILIES, "layout": LAYOUTS}[key]
+        return "" if value in known else ", ".join(known)
+
+    def together(self, table: dict, where: str):
+        """Entries that go with each other, whichever of their values are drawn."""
+        left_open = {key: span(table.get(key, getattr(Case, key))) for key in CASE_FIELDS}
+        for heads in left_open["nheads"]:
+            for heads_k in left_open["nheads_k"]:
+                if heads % heads_k:
+                    self.fail(
+                        where, f"nheads is {heads} and nheads_k {heads_k}; accepted: an nheads_k that divides nheads"
+                    )
+        if "activations" in left_open["family"]:
+            seqlen, nheads, headdim = captured_shape()
+            largest = max(*left_open["seqlen_q"], *left_open["seqlen_k"])
+            if largest > seqlen or max(left_open["nheads"]) > nheads or {*left_open["headdim"]} != {headdim}:
+                text = f"seqlen up to {seqlen}, nheads up to {nheads}, headdim {headdim}"
+                self.fail(where, f"family is activations, which were captured at {text}; accepted: within that")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -15,9 +15,14 @@ from pathlib import Path
 
 from stages import get
 from tools.assignment import gradescope
-from tools.assignment.definition import Assignment
+from tools.assignment.definition import FOLDER, Assignment, DefinitionError, Task, load, names
 from tools.assignment.kinds import UNGRADED, UNWRITTEN
 from tools.assignment.leaks import leaks
+from tools.assignment.strip import solution_lines
+
+
+class GraderStopped(RuntimeError):
+    """The autograder ended before the last test. The message says why."""
 
 
 def problems(assignment: Assignment, built: Path, say: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -30,10 +35,13 @@ def problems(assignment: Assignment, built: Path, say: Callable[[str], None] = l
         ("every test fails on the handout, for the reason that it is not written yet", fails_right),
         ("the solution scores everything", scores_all),
     ):
-        wrong = check(assignment, built)
+        try:
+            wrong = check(assignment, built)
+        except GraderStopped as stopped:
+            wrong = [str(stopped)]
         say(f"{'FAILED' if wrong else 'ok'}: {what}")
         found += wrong
-    return found
+    return list(dict.fromkeys(found))  # a grader that stops does so on the handout and on the solution
 
 
 def only_earlier(assignment: Assignment, built: Path) -> list[str]:
@@ -49,6 +57,50 @@ def only_earlier(assignment: Assignment, built: Path) -> list[str]:
             if wanted not in names:
                 found.append(f"autograder.zip has no {wanted} at its root")
     return found
+
+
+def gives_away(assignment: Assignment, folder: Path = FOLDER) -> list[str]:
+    """What other assignments' solutions the handout ships, and which handouts ship this one's: for who sets dates."""
+    whole, parts, before, after, unread = [], [], [], [], []
+    for name in names(folder):
+        if name == assignment.name:
+            continue
+        try:
+            other = load(name, folder)
+        except DefinitionError as error:
+            unread.append(f"not compared with {name}: {error}")
+            continue
+        stages, tasks = shipped_answers(assignment, other)
+        if stages:
+            whole.append(f"{', '.join(stages)} (the answers of {name})")
+        if tasks:
+            parts.append(f"{', '.join(tasks)} (of {name})")
+        if stages or tasks:
+            before.append(name)
+        if any(shipped_answers(other, assignment)):
+            after.append(name)
+    said = [f"ships whole: {'; '.join(whole)}"] if whole else []
+    said += [f"ships beside its own holes: {'; '.join(parts)}"] if parts else []
+    said += [f"hand it out after the last deadline of {', '.join(before)}"] if before else []
+    said += [f"its answers are in the handouts of {', '.join(after)}"] if after else []
+    return said + unread
+
+
+def shipped_answers(assignment: Assignment, other: Assignment) -> tuple[list[str], list[str]]:
+    """Of `other`'s solutions what `assignment`'s handout has: stages that ship whole; tasks in a file that both use."""
+    first = assignment.stages[0].number
+    whole = [stage.short for stage in other.stages if stage.number < first]
+    parts = []
+    for stage in set(assignment.stages) & set(other.stages):
+        text = stage.kernel_file.read_text(encoding="utf-8")
+        taken = {number for task in assignment.tasks_of(stage) for number in lines_of(task, text)}
+        parts += [f"{stage.short} {task.name}" for task in other.tasks_of(stage) if lines_of(task, text) - taken]
+    return whole, sorted(parts)
+
+
+def lines_of(task: Task, text: str) -> set[int]:
+    """The numbers of the lines of code that are taken out for a task."""
+    return {i for i, line in enumerate(solution_lines(text, task), task.region.begin + 1) if line.strip()}
 
 
 def no_leak(assignment: Assignment, built: Path) -> list[str]:
@@ -96,12 +148,28 @@ def scores_all(assignment: Assignment, built: Path) -> list[str]:
 
 
 def run_autograder(archive: Path, submission: Path) -> dict:
-    """Run the autograder as Gradescope does, in a folder laid out as there, without a container -> results.json."""
+    """Run the autograder as Gradescope does, in a folder laid out as there, without a container -> results.json.
+
+    Raises GraderStopped where it did not come to its end.
+    """
     with laid_out(archive, submission) as (root, environment):
         done = subprocess.run(
             command(root), cwd=root, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
         )
-        return results_of(root, done.stderr)
+        try:
+            data = results_of(root)
+        except RuntimeError:
+            raise GraderStopped(f"the grader stopped before it had any result: {cause(done.stderr)}") from None
+        if not data["extra_data"]["complete"]:
+            first = next((test["number"] for test in data["tests"] if not test.get("extra_data")), "?")
+            raise GraderStopped(f"the grader stopped at test {first}: {cause(done.stderr)}")
+        return data
+
+
+def cause(said: str) -> str:
+    """The exception, without the way to it."""
+    lines = [line for line in said.strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"
 
 
 @contextlib.contextmanager
@@ -126,12 +194,12 @@ def command(root: Path) -> list[str]:
     return ["bash", str(root / "run_autograder")]
 
 
-def results_of(root: Path, said: str = "") -> dict:
+def results_of(root: Path) -> dict:
     """results.json as it was left. Raises RuntimeError where the autograder itself has failed."""
     path = root / "results" / "results.json"
     data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not data.get("tests"):
-        raise RuntimeError(f"run_autograder failed: {said[-2000:]}")
+        raise RuntimeError("run_autograder failed")
     return data
 
 
