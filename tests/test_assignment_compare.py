@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 import pytest
 
 from tools.assignment import __main__ as command
 from tools.assignment.compare import alike, of_solution, of_submission, pairs, runs, tokens
 from tools.assignment.definition import load
+from tools.assignment.grading import grade
 from tools.assignment.strip import solution_lines
 from tools.assignment.tree import stripped
 
@@ -66,7 +68,8 @@ def written(assignment, texts: dict[str, str]) -> dict[str, str]:
             found = re.search(r"BEGIN SOLUTION (\w+)", line)
             if found and found[1] in texts:
                 inside = True
-                lines += texts[found[1]].splitlines()
+                indent = re.match(" *", line)[0]
+                lines += textwrap.indent(textwrap.dedent(texts[found[1]]), indent).splitlines()
         made[name] = "\n".join(lines) + "\n"
     return made
 
@@ -113,6 +116,12 @@ def test_a_renamed_copy_is_found_and_honest_work_is_not(three):
     own = of_solution(assignment)
     assert all(alike(found["ben"][task], own[task]) == 1 for task in found["ben"])
     assert all(alike(found["eve"][task], own[task]) < 0.4 for task in found["eve"])
+
+
+def test_the_honest_work_is_right(three):
+    """Else it would be no wonder that it is another."""
+    grades = grade(load("ps1"), three / "eve", "x", select=lambda test: test.stage.short == "s02")
+    assert grades.graded and all(one.outcome.ok for one in grades.graded), grades.graded
 
 
 def test_what_is_printed(three, capsys):

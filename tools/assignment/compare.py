@@ -37,10 +37,10 @@ CPP = (
 KEPT = {".py": set(keyword.kwlist), ".cu": set(CPP.split())}
 COMMENT = {".py": r'""".*?"""|\#[^\n]*', ".cu": r"//[^\n]*|/\*.*?\*/"}
 TOKEN = r"""(?P<comment>{})|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|(?P<name>[^\W\d]\w*)|\d[\w.]*|[^\w\s]"""
-CANNOT = """\
-Alike is not copied. Two who followed the same source are alike: compare the columns about the solution. So are two who
-wrote something short{}. Not seen: helpers outside the comments; a copy
-that was written anew or had its order of loops changed; who wrote first. Read both before you ask anybody."""
+CANNOT = (
+    "Alike is not copied: two who followed one source are alike (see how alike each is to the solution), and who wrote "
+    "something short{}. Not seen: helpers outside the comments, what was written anew, who wrote first. Read both."
+)
 
 Runs = dict[str, Counter]  # of a submission: task -> how often each run is in it
 
@@ -58,7 +58,7 @@ class Pair:
 
 def tokens(text: str, suffix: str) -> list[str]:
     """What a renamed copy in another layout shares with its original. After a dot a name stays: it is a library's."""
-    found: list[str] = []
+    found = []
     for match in re.finditer(TOKEN.format(COMMENT[suffix]), text, re.DOTALL):
         chosen = match["name"] and match[0] not in KEPT[suffix] and found[-1:] != ["."]
         if not match["comment"]:
@@ -129,8 +129,7 @@ def pairs(found: dict[str, Runs]) -> list[Pair]:
     for a, b in itertools.combinations(sorted(found), 2):
         most = {task: alike(found[a][task], found[b][task]) for task in sorted(found[a].keys() & found[b].keys())}
         if most:
-            task = max(most, key=most.get)
-            made.append(Pair(a, b, overall(found[a], found[b]), task, most[task]))
+            made.append(Pair(a, b, overall(found[a], found[b]), *max(most.items(), key=lambda item: item[1])))
     return sorted(made, key=lambda pair: -pair.alike)
 
 
@@ -146,5 +145,5 @@ def show(console: Console, assignment: Assignment, folder: Path, top: int) -> No
     console.print(table)
     for who, why in ((who, "; ".join(problems)) for who, (_, problems) in everything.items() if problems):
         console.print(f"[yellow]not compared: {escape(who)}: {escape(why)}[/]", soft_wrap=True)
-    short = [task for task, mine in own.items() if mine.total() < SHORT]
-    console.print(CANNOT.format(f", as {', '.join(short)}" if short else ""))
+    short = ", ".join(task for task, mine in own.items() if mine.total() < SHORT)
+    console.print(CANNOT.format(short and f", as {short}"))

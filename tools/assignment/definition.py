@@ -327,6 +327,8 @@ class _Reader:
         needs = self.take(table, where, "needs", str, "")
         if needs not in ("", "gpu"):
             self.fail(where, f"needs is {needs!r}; accepted: gpu")
+        if kind == "speed" and not needs:
+            self.fail(where, "needs is missing; accepted for kind speed: gpu")
         bonus = self.take(table, where, "bonus", bool, False)
         only_if = self.take(table, where, "only_if", str, "")
         listed = self.take(table, where, "cases", list, [])
