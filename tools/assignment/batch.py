@@ -29,7 +29,7 @@ from stages.common.where import gpu_arch
 from tools.assignment import descendants, feedback, gradescope, submission
 from tools.assignment.definition import ROOT, Assignment, DefinitionError
 from tools.assignment.grading import grade, worker_for
-from tools.assignment.kinds import UNMEASURED
+from tools.assignment.kinds import MISSING, UNMEASURED
 from tools.results import write_text
 
 GRACE_S = 90  # beyond the assignment's time, before a grader is ended
@@ -325,26 +325,23 @@ def noticed(data: dict) -> dict[str, list[str]]:
     files = data["extra_data"].get("files", {})
     found: dict[str, list[str]] = {}
     for column, statuses in COLUMNS.items():
-        found[column] = [
-            f"{name}: {about['whole']}{_line(about['message'])}"
-            for name, about in files.items()
-            if about["status"] in statuses
-        ]
+        said: dict[str, list[str]] = {}
+        for name, about in files.items():
+            if about["status"] in statuses:
+                said.setdefault(_about_file(about), []).append(name.split("/")[1].partition("_")[0])
+        found[column] = [f"{', '.join(stages)}: {text}" for text, stages in said.items()]
         tests = [test for test in data["tests"] if test.get("extra_data", {}).get("status") in statuses]
-        numbers = [test["number"] for test in tests if not _by_reference(test)]
+        numbers = [test["number"] for test in tests if not feedback.by_reference(test)]
         found[column] += [f"{'tests' if len(numbers) > 1 else 'test'} {', '.join(numbers)}"] if numbers else []
     return found
 
 
-def _by_reference(test: dict) -> bool:
-    """Whether it is the whole file that the test's status is about."""
-    return test["output"].startswith(gradescope.WHOLE)
-
-
-def _line(message: str) -> str:
-    """Of a file's message the first line of the file that it names, with what stands there."""
-    found = re.search(r"\bline \d+[^\n]*", message)
-    return f" ({found[0].strip().rstrip(':')})" if found else ""
+def _about_file(about: dict) -> str:
+    """What is wrong with a file as a whole, with the first line that is named; where there is none to look at, why."""
+    if about["status"] == MISSING:
+        return about["message"].partition("\n")[0].rstrip(".")
+    line = re.search(r"\bline \d+(: [^\n]*)?", about["message"])
+    return f"{about['whole']} ({line[0]})" if line else about["whole"]
 
 
 def ungraded_of_all(entries: list[Entry]) -> set[str]:
@@ -371,7 +368,7 @@ def final(data: dict) -> bool:
 
 def _cell(text: str) -> str:
     """A name that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in "=+-@" else text
+    return f"'{text}" if text.startswith(tuple("=+-@")) else text
 
 
 def end(process: subprocess.Popen) -> None:

@@ -26,15 +26,17 @@ details { border-left: 4px solid var(--line); padding: .15rem 0 .15rem .9rem; ma
 details.passed { border-left-style: double; border-color: var(--good); } details.failed { border-color: var(--bad); }
 summary { cursor: pointer; display: flex; gap: .6rem; align-items: baseline; }
 summary::-webkit-details-marker { display: none; }
+summary::before { content: "▸"; color: var(--faint); } details[open] > summary::before { content: "▾"; }
 summary .sign { flex: none; width: 1.1em; font-weight: 700; } .passed .sign { color: var(--good); }
 .failed .sign { color: var(--bad); } summary .name { flex: 1; } summary .marks { flex: none; text-align: right; }
-@media print { body { margin: 0; max-width: none; font-size: 11pt; } details::details-content {
-  content-visibility: visible; block-size: auto; } pre, .first { border: 1px solid #999; } }
+@media print { body { margin: 0; max-width: none; font-size: 11pt; } summary::before { content: none; }
+  details::details-content { content-visibility: visible; block-size: auto; } pre, .first { border: 1px solid #999; } }
 """
 SIGNS = {"passed": "✓", "failed": "✗"}
 # What becomes of a failed test whose result nobody has looked at.
 NOT_COUNTED = ("refused", "missing")
 MOST_CAUSES = 6
+WHOLE = "0 points, because of the file as a whole: "  # how a test begins that has no more to say than the whole has
 
 
 def marks(test: dict) -> str:
@@ -50,7 +52,12 @@ def word(test: dict) -> str:
     status = test.get("extra_data", {}).get("status", "")
     if "status" not in test:
         return status or "not graded"
-    return "not counted" if status in NOT_COUNTED else test["status"]
+    return "not counted" if status in NOT_COUNTED or by_reference(test) else test["status"]
+
+
+def by_reference(test: dict) -> bool:
+    """Whether the test says no more than that its file as a whole is no good."""
+    return test.get("output", "").startswith(WHOLE)
 
 
 def lost(data: dict) -> list[tuple[str, float, list[str]]]:
@@ -98,7 +105,8 @@ def page(data: dict, title: str, who: str) -> str:
     for test in data["tests"]:
         status = test.get("status", "none")
         name = f"{escape(test['number'])} {_inline(test['name'])}: {word(test)}"
-        parts.append(f'<details class="{status}"{"" if status == "passed" else " open"}><summary>')
+        shut = status == "passed" or by_reference(test)
+        parts.append(f'<details class="{status}"{"" if shut else " open"}><summary>')
         parts.append(f'<span class="sign" aria-hidden="true">{SIGNS.get(status, "–")}</span>')
         parts.append(f'<span class="name">{name}</span><span class="marks">{marks(test)}</span></summary>')
         parts.append(f"{prose(test.get('output', ''))}</details>")
@@ -115,7 +123,10 @@ def _first(data: dict) -> list[str]:
         parts.append("<h2>What to repair first</h2><ol>")
         for cause, points, numbers in causes[:MOST_CAUSES]:
             tests = f"test{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
-            parts.append(f"<li>{_inline(cause)} <strong>({points:g} points: {escape(tests)})</strong></li>")
+            cost = f"{points:g} point{'' if points == 1 else 's'}"
+            parts.append(
+                f'<li><strong>{cost}</strong>: {_inline(cause)} <span class="faint">({escape(tests)})</span></li>'
+            )
         parts.append("</ol>")
         rest = causes[MOST_CAUSES:]
         if rest:

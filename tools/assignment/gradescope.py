@@ -13,6 +13,7 @@ import math
 import time
 from pathlib import Path
 
+from tools.assignment import feedback
 from tools.assignment.definition import ROOT, Assignment
 from tools.assignment.grading import Graded, Grades
 from tools.assignment.kinds import NO_SCORE, Outcome
@@ -83,12 +84,9 @@ def origin(assignment: Assignment) -> dict[str, str]:
     return {"assignment": assignment.name, "graded": when, "build": build(assignment.name)}
 
 
-WHOLE = "0 points, because of the file as a whole: "
-
-
 def reference_to(outcome: Outcome) -> str:
     """What each test says of what is wrong with the whole file: that is said once, above all."""
-    return f"{WHOLE}{outcome.whole}. See above."
+    return f"{feedback.WHOLE}{outcome.whole}. See above."
 
 
 def _test(graded: Graded) -> dict:
