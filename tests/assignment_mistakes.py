@@ -30,7 +30,7 @@ from tests.mutants import (
 from tests.test_mutants import mutate
 from tools.assignment.definition import Assignment, Test, load
 from tools.assignment.grading import Grades, grade, worker_for
-from tools.assignment.kinds import UNGRADED
+from tools.assignment.kinds import NO_SCORE
 from tools.assignment.process import Worker
 
 SECRET = "mistakes"
@@ -58,7 +58,7 @@ STEP = "2.2 2.3 2.4 3.1 3.2 3.3 3.4 3.5 3.6 3.7"
 PS1 = (
     made("s01_top_left", "1.5 1.6", "aligned to the top left"),
     made("s01_strict", "1.4 1.5 1.6", "off by one: query i sees the key"),
-    made("s01_no_max", "1.3 1.6", "ubtract the row's maximum"),
+    made("s01_no_max", "1.3 1.6", "no maximum is subtracted"),
     made("s01_nan_row", "1.6", "-inf - -inf is NaN"),
     made("s01_zero_row", "1.6", "an lse of -inf"),
     made("s01_scale", "1.2", "softmax_scale is not used"),
@@ -76,7 +76,7 @@ PS1 = (
     made("s02_alpha", STEP, "upside down"),
     own("s02_no_safe", "m may be -inf", "2.4 3.5", "has NaN",
         ("m_safe = np.where(m_new == -np.inf, 0, m_new)", "m_safe = m_new")),
-    own("s02_tile_max", "the maximum is the tile's alone", "2.3 2.4 3.5 3.7", "O is wrong",
+    own("s02_tile_max", "the maximum is the tile's alone", "2.3 2.4 3.5 3.7", "that of the last tile alone",
         ("m_new = np.maximum(m, S.max(axis=1))", "m_new = S.max(axis=1)")),
     made("s02_max_zero", "3.3 3.5 3.6", "starts at 0"),
     made("s02_tail", "3.3 3.4 3.5 3.6 3.7", "last K/V tile is left out"),
@@ -93,6 +93,20 @@ PS1 = (
         ("return w_a * O_a + w_b * O_b, L", "return w_b * O_a + w_a * O_b, L")),
     own("s02_merge_nan", "neither side saw a key", "4.2", "has NaN", ("np.where(np.isneginf(L), 0, np.exp(part - L))",
                                                                      "np.exp(part - L)")),
+    own("s02_merge_exp", "exp(L) as it is, with a guard against 0", "4.1", "exp(L) alone overflows, and underflows",
+        ("    L = np.logaddexp(L_a, L_b)\n",
+         "    a, b = np.exp(L_a), np.exp(L_b)\n"
+         "    l = np.where(a + b == 0, 1, a + b)[:, None]\n"
+         "    return (a[:, None] * O_a + b[:, None] * O_b) / l, np.log(a + b)\n")),
+    own("s02_swapped", "m and l are swapped", "2.1 2.2 2.3 2.4 3.1 3.2 3.3 3.4 3.5 3.6 3.7", "m and l are swapped",
+        ("return O, m_new, l", "return O, l, m_new")),
+    own("s02_inline", "the step is written out in the loop", "3.1 3.2 3.3 3.4 3.5 3.6 3.7",
+        "`online_softmax_step` is never called",
+        ("O_i, m_i, l_i = online_softmax_step(O_i, m_i, l_i, S, V_j)",
+         "m_new = np.maximum(m_i, S.max(axis=1))\n"
+         "            m_safe = np.where(m_new == -np.inf, 0, m_new)\n"
+         "            P, alpha = np.exp(S - m_safe[:, None]), np.exp(m_i - m_safe)\n"
+         "            O_i, m_i, l_i = alpha[:, None] * O_i + P @ V_j, m_new, alpha * l_i + P.sum(axis=1)")),
     own("s02_merge_max", "L is the larger", "4.1 4.2", "larger of the two",
         ("return w_a * O_a + w_b * O_b, L", "return w_a * O_a + w_b * O_b, np.maximum(L_a, L_b)")),
 )  # fmt: skip
@@ -282,7 +296,7 @@ def surprises(mistake: Mistake, grades: Grades) -> list[str]:
     """In what the grades are not as the table has them."""
     ran = [g.test.number for g in grades.graded]
     lost = [g for g in grades.graded if not g.outcome.ok]
-    found = [f"{g.test.number} was not graded: {g.outcome.message}" for g in lost if g.outcome.status == UNGRADED]
+    found = [f"{g.test.number} was not graded: {g.outcome.message}" for g in lost if g.outcome.status in NO_SCORE]
     numbers, wanted = [g.test.number for g in lost], [n for n in mistake.lost if n in ran]
     if numbers != wanted:
         found.append(f"lost are {' '.join(numbers) or 'none'}, not {' '.join(wanted) or 'none'}")

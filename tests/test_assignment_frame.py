@@ -243,7 +243,8 @@ def test_hostile_zips(tmp_path):
     assert not found.files and "link" in found.problems[S01] and "larger" in found.problems[S02]
     data = io.BytesIO(path.read_bytes()[: path.stat().st_size // 2])
     (tmp_path / "half.zip").write_bytes(data.getvalue())
-    assert submission.read(load("ps1"), tmp_path / "half.zip").problems
+    with pytest.raises(submission.SubmissionError, match="half.zip, is damaged"):
+        submission.read(load("ps1"), tmp_path / "half.zip")
 
 
 # ---- results --------------------------------------------------------------------------------------------------------

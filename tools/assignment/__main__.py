@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="side by side; default: all cores"
     )
+    sub.add_argument(
+        "--again", action="append", default=[], metavar="WHO", help="grade this one again, though nothing has changed"
+    )
     sub = commands.add_parser("compare", help="which submissions are alike")
     sub.add_argument("name", metavar="NAME", help="ps1")
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="its folders, zips and files are a submission each")
@@ -168,16 +171,19 @@ def grade_one(args, console: Console) -> int:
     from tools.assignment.grading import grade
 
     assignment = load(args.name)
+    if not args.submission.exists():
+        raise DefinitionError(f"WORK is {str(args.submission)!r}, which is not there; accepted: a folder, zip or file")
     secret = secret_of(args.name)
     os.environ.pop("ASSIGNMENT_SECRET", None)
     descendants.adopt()
     signal.signal(signal.SIGTERM, _interrupted)
 
     def after_each(grades) -> None:
-        last = grades.graded[-1]
         if args.out:
             gradescope.write(grades, args.out)
-        _print(console, last)
+        if len(grades.graded) == 1 and grades.note:
+            console.print(escape(grades.note), soft_wrap=True)
+        _print(console, grades)
 
     try:
         grades = grade(assignment, args.submission, secret, after_each=after_each)
@@ -192,20 +198,28 @@ def grade_one(args, console: Console) -> int:
 
 
 def _interrupted(*_) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second would meet what cleans up after the first
     raise KeyboardInterrupt
 
 
-def _print(console: Console, graded) -> None:
+def _print(console: Console, grades) -> None:
+    """The last test; what is wrong with a whole file only where it comes up."""
+    from tools.assignment import gradescope
+
+    graded = grades.graded[-1]
+    message = graded.outcome.message
+    if graded.outcome.whole and any(g.outcome.whole and g.test.stage is graded.test.stage for g in grades.graded[:-1]):
+        message = gradescope.reference_to(graded.outcome)
     style = "green" if graded.outcome.ok else "yellow" if graded.score is None else "red"
-    marks = "not graded" if graded.score is None else f"{graded.score:g} / {graded.test.points:g}"
-    console.print(f"[{style}]{graded.test.number:>4}  {marks:>10}[/]  {escape(graded.test.title)}")
+    marks = graded.outcome.status if graded.score is None else f"{graded.score:g} / {graded.test.points:g}"
+    console.print(f"[{style}]{graded.test.number:>4}  {marks:>12}[/]  {escape(graded.test.title)}")
     if not graded.outcome.ok:
-        for line in graded.outcome.message.splitlines():
-            console.print(f"                  {escape(line)}", soft_wrap=True)
+        for line in message.splitlines():
+            console.print(f"                    {escape(line)}", soft_wrap=True)
 
 
 def batch_all(args, console: Console) -> int:
-    from tools.assignment.batch import Batch, Entry
+    from tools.assignment.batch import Batch, Entry, to_look_at, ungraded_of_all
 
     assignment = load(args.name)
     if not args.folder.is_dir():
@@ -219,16 +233,25 @@ def batch_all(args, console: Console) -> int:
         score = f"{entry.data['score']:g}"
         console.print(f"[{style}]{done:>4} of {of}  {score:>5}  {escape(entry.who)}  {entry.state}[/]")
 
-    batch = Batch(assignment, secret_of(args.name), args.out, args.jobs)
+    batch = Batch(assignment, secret_of(args.name), args.out, args.jobs, args.again)
     try:
         entries = batch.run(args.folder, say)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; the same command goes on where this one stopped[/]")
         return 130
-    failed = [entry.who for entry in entries if entry.state == "failed" or entry.data["extra_data"].get("problem")]
     console.print(f"{len(entries)} submissions: {escape(os.path.relpath(args.out / 'grades.csv'))}")
-    if failed:
-        console.print(f"[red]to look at: {escape(', '.join(failed))}[/]", soft_wrap=True)
+    if batch.skipped:
+        console.print(f"nobody's work, and left out: {escape(', '.join(batch.skipped))}", soft_wrap=True)
+    ungraded = ungraded_of_all(entries)
+    if ungraded:
+        console.print(f"graded for nobody, since it cannot be here: test {', '.join(sorted(ungraded))}")
+    table = Table("to look at", "score", "why", box=box.SIMPLE, pad_edge=False)
+    for entry in sorted(entries, key=lambda entry: entry.who):
+        reasons = to_look_at(entry, ungraded)
+        if reasons:
+            table.add_row(escape(entry.who), f"{entry.data['score']:g}", escape("\n".join(reasons)))
+    if table.rows:
+        console.print(table)
     return 0
 
 

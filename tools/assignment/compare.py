@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tools.assignment.batch import submissions
+from tools.assignment.batch import gathered, submissions
 from tools.assignment.definition import Assignment, Task
 from tools.assignment.strip import solution_lines
 from tools.assignment.submission import SubmissionError, read
@@ -134,16 +134,18 @@ def pairs(found: dict[str, Runs]) -> list[Pair]:
 
 
 def show(console: Console, assignment: Assignment, folder: Path, top: int) -> None:
-    everything = {who: of_submission(assignment, path) for who, path in submissions(folder)}
+    with tempfile.TemporaryDirectory() as several:
+        handed_in = [(one.who, gathered(one, Path(several))) for one in submissions(folder)[0]]
+        everything = {who: of_submission(assignment, path) for who, path in handed_in}
     found, own = {who: mine for who, (mine, _) in everything.items()}, of_solution(assignment)
     table = Table(box=box.SIMPLE, pad_edge=False)
     for column in ("one", "other", "alike", "most alike in", "one and solution", "other and solution"):
-        table.add_column(column, justify="left" if column in ("one", "other", "most alike in") else "right")
+        table.add_column(column)
     for pair in pairs(found)[:top]:
         solution = (f"{overall(found[who], own):.0%}" for who in (pair.a, pair.b))
         table.add_row(escape(pair.a), escape(pair.b), f"{pair.alike:.0%}", f"{pair.task} {pair.most:.0%}", *solution)
     console.print(table)
     for who, why in ((who, "; ".join(problems)) for who, (_, problems) in everything.items() if problems):
         console.print(f"[yellow]not compared: {escape(who)}: {escape(why)}[/]", soft_wrap=True)
-    short = ", ".join(task for task, mine in own.items() if mine.total() < SHORT)
-    console.print(CANNOT.format(short and f", as {short}"))
+    short = "".join(f", {task}" for task, mine in own.items() if mine.total() < SHORT)
+    console.print(CANNOT.format(short))

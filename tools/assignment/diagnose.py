@@ -42,6 +42,7 @@ MISTAKES = {
     "tile max": "the running maximum is that of the last tile alone; it is the larger of that and the old one",
     "alpha base 2": "P and the factor that rescales O and l are taken to different bases: one has exp, one exp2",
     "old l lost": "O is kept divided by l, but the old division is not undone: the old O counts alpha l / l_new",
+    "m l swapped": "m and l are swapped",
     "divided twice": "O is divided by l at every tile and once more at the end",
     "first tile": "every K/V tile is the first: its number is missing from the keys",
     "first V tile": "every V tile is the first: its number is missing from the address",
@@ -60,14 +61,23 @@ MISTAKES = {
 }
 
 
-def diagnose(case: Case, q, k, v, out, lse, tile: int) -> tuple[str, ...]:
+NO_MAXIMUM = (
+    "no maximum is subtracted before exp: exp of large scores overflows, and of scores far below 0 nothing is left"
+)
+
+
+def diagnose(case: Case, q, k, v, out, lse, tile: int | None) -> tuple[str, ...]:
     """The mistakes, in words, any of which explains the result, the likeliest first. q, k, v: the inputs; out, lse: the
-    student's; tile: rows of a K/V tile."""
+    student's; tile: rows of a K/V tile; None: the stage has none, and nothing that runs."""
     known = []
     for name, text in MISTAKES.items():
-        made = mistaken(name, case, q, k, v, tile)
+        if tile is None and name in WALKS:
+            continue
+        made = mistaken(name, case, q, k, v, tile or case.seqlen_k)
         if made is not None and _close(out, made[0], case) and _close(lse, made[1], case):
             known.append(text)
+    if _without_maximum(case, q, k, v, out, lse):
+        known.append(NO_MAXIMUM)
     known = list(dict.fromkeys(known))
     unseen = rows_without_keys(case)
     if unseen is None:
@@ -76,6 +86,24 @@ def diagnose(case: Case, q, k, v, out, lse, tile: int) -> tuple[str, ...]:
     right, seen = oracle(q, k, v, causal=case.causal, softmax_scale=case.softmax_scale), ~unseen
     others_right = _close(out[:, seen], right[0][:, seen], case) and _close(lse[..., seen], right[1][..., seen], case)
     return tuple(theirs + known if others_right else known + theirs)
+
+
+def _without_maximum(case: Case, q, k, v, out, lse) -> bool:
+    """Whether the result is lost in just the rows whose scores exp cannot take as they are."""
+    causal, scale = case.causal, case.softmax_scale if case.softmax_scale is not None else case.headdim**-0.5
+    right, right_lse = oracle(q, k, v, causal=causal, softmax_scale=scale)
+    most, least = (709, -745) if case.dtype == "float64" else (88, -104)
+    visible = torch.ones(case.seqlen_q, case.seqlen_k, dtype=torch.bool)
+    if causal:
+        visible = visible.tril(case.seqlen_k - case.seqlen_q)
+    m = _scores(q.double(), k.double(), scale, visible).amax(dim=3)  # [batch, nheads, seqlen_q]
+    beyond = (m > most + 1) | ((m < least - 1) & (m > -torch.inf))
+    near = ~beyond & ((m > most - 10) | (m < least + 20))
+    o = out.transpose(1, 2)
+    lost = ~o.isfinite().all(dim=3) | (o == 0).all(dim=3)
+    plain = ~beyond & ~near
+    rest_right = _close(o[plain], right.transpose(1, 2)[plain], case) and _close(lse[plain], right_lse[plain], case)
+    return bool(beyond.any() and lost[beyond].all() and rest_right)
 
 
 def _without_keys(out, lse, unseen) -> str:
@@ -146,7 +174,7 @@ def mistaken(name: str, case: Case, q, k, v, tile: int):
             return None
         return _softmax(q, k[:, :whole], v[:, :whole], scale, visible[:, :whole])
     if name in WALKS:
-        if case.seqlen_k <= tile and name not in ("max zero", "m lost", "divided twice"):
+        if case.seqlen_k <= tile and name not in ("max zero", "m lost", "divided twice", "m l swapped"):
             return None
         return _walk(name, q, k, v, scale, visible, visited, tile)
     if name in ("first tile", "first V tile", "K behind"):
@@ -208,7 +236,7 @@ def _exp(x):
 
 WALKS = (
     "O not rescaled", "l not rescaled", "nothing rescaled", "upside down", "max zero", "last tile", "m lost",
-    "tile max", "alpha base 2", "old l lost", "divided twice",
+    "tile max", "alpha base 2", "old l lost", "divided twice", "m l swapped",
 )  # fmt: skip
 
 
@@ -244,6 +272,8 @@ def _walk(name, q, k, v, scale, visible, visited, tile):
         O[:, :, here], l[..., here] = O_new, l_new
         if name != "m lost":
             m[..., here] = m_new
+        if name == "m l swapped":
+            m[..., here], l[..., here] = l[..., here], m[..., here]
     l = torch.where(l == 0, 1, l)
     if name != "old l lost":
         O = O / l[..., None]

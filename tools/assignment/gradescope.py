@@ -6,12 +6,17 @@ there, and the student sees nothing. So `problems` is asked first.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import math
+import time
 from pathlib import Path
 
+from tools.assignment import feedback
+from tools.assignment.definition import ROOT, Assignment
 from tools.assignment.grading import Graded, Grades
-from tools.assignment.kinds import UNGRADED
+from tools.assignment.kinds import NO_SCORE, Outcome
 from tools.results import write_text
 
 VISIBILITY = ("hidden", "after_due_date", "after_published", "visible")
@@ -42,39 +47,82 @@ def results(grades: Grades) -> dict:
         "stdout_visibility": "hidden",
         "tests": tests,
         "extra_data": {
-            "assignment": grades.assignment.name,
             "points": grades.assignment.points,
             "complete": grades.complete,
+            **origin(grades.assignment),
+            "files": {
+                file: {"whole": outcome.whole, "status": outcome.status, "message": clean(outcome.message)}
+                for file, outcome in grades.wholes.items()
+            },
             "notes": {g.test.number: list(g.outcome.notes) for g in grades.graded if g.outcome.notes},
             "values": {g.test.number: g.outcome.values for g in grades.graded if g.outcome.values},
         },
     }
-    if grades.note:
-        data["output"] = grades.note
+    said = [grades.note, *(f"{file}: {outcome.message}" for file, outcome in grades.wholes.items())]
+    if any(said):
+        data["output"] = clean("\n\n".join(filter(None, said)))
     board = leaderboard(grades)
     if board:
         data["leaderboard"] = board
     return data
 
 
+@functools.cache
+def build(assignment_name: str, root: Path = ROOT) -> str:
+    """A fingerprint of the definition and the grader: the same in the repository and in an unpacked autograder."""
+    digest = hashlib.sha256((root / "assignments" / assignment_name / "assignment.toml").read_bytes())
+    for folder in ("tools/assignment", "tools/emulator", "reference", "stages/common"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def origin(assignment: Assignment) -> dict[str, str]:
+    """When something is graded, now, and by what."""
+    when = time.strftime("%Y-%m-%d %H:%M %z")
+    return {"assignment": assignment.name, "graded": when, "build": build(assignment.name)}
+
+
+def reference_to(outcome: Outcome) -> str:
+    """What each test says of what is wrong with the whole file: that is said once, above all."""
+    return f"{feedback.WHOLE}{outcome.whole}. See above."
+
+
 def _test(graded: Graded) -> dict:
     test, outcome = graded.test, graded.outcome
+    message = reference_to(outcome) if outcome.whole else outcome.message
     data = {
         "name": f"{test.title} ({test.stage.short})",
         "number": test.number,
-        "output": clean(outcome.message or "Passed."),
+        "output": clean(message or "Passed."),
         "output_format": "text",
         "visibility": "visible",
         "tags": [test.stage.name, outcome.status.replace(" ", "-"), *(["bonus"] if test.bonus else [])],
-        "extra_data": {"seconds": round(graded.seconds, 2)},
+        "extra_data": {
+            "seconds": round(graded.seconds, 2),
+            "status": outcome.status,
+            "points": float(test.points),
+            "causes": [clean(cause) for cause in causes(graded)],
+        },
     }
-    if outcome.status != UNGRADED:
+    if outcome.status not in NO_SCORE:
         data |= {
             "score": float(graded.score),
             "max_score": 0.0 if test.bonus else float(test.points),
             "status": "passed" if outcome.ok else "failed",
         }
     return data
+
+
+def causes(graded: Graded) -> tuple[str, ...]:
+    """What may have cost the test's points, the likeliest first."""
+    outcome = graded.outcome
+    if outcome.ok or outcome.status in NO_SCORE:
+        return ()
+    if outcome.whole:
+        return (f"{graded.test.stage.short}'s file: {outcome.whole}",)
+    return outcome.causes or (outcome.message.partition("\n")[0].rstrip(":."),)
 
 
 def _waiting(test) -> dict:

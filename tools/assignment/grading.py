@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,7 +19,22 @@ from stages.common.where import gpu_arch
 from tools.assignment import submission
 from tools.assignment.allowed import refusals
 from tools.assignment.definition import ROOT, Assignment, Test
-from tools.assignment.kinds import KINDS, MEMORY, MISSING, REFUSED, TIME, UNGRADED, Context, Failed, Outcome
+from tools.assignment.kinds import (
+    CRASHED,
+    ENTRY,
+    KINDS,
+    MEMORY,
+    MISSING,
+    NO_SCORE,
+    REFUSED,
+    TIME,
+    UNGRADED,
+    Context,
+    Failed,
+    Outcome,
+    sentence,
+    undefined,
+)
 from tools.assignment.process import Worker
 from tools.assignment.tree import for_worker
 
@@ -36,7 +53,7 @@ class Graded:
     @property
     def score(self) -> float | None:
         """None: not graded."""
-        if self.outcome.status == UNGRADED:
+        if self.outcome.status in NO_SCORE:
             return None
         return self.test.points if self.outcome.ok else 0
 
@@ -49,6 +66,15 @@ class Grades:
     graded: tuple[Graded, ...]
     seconds: float
     note: str = ""
+
+    @property
+    def wholes(self) -> dict[str, Outcome]:
+        """File -> what is wrong with it as a whole: the first test's outcome that says so."""
+        found: dict[str, Outcome] = {}
+        for g in self.graded:
+            if g.outcome.whole:
+                found.setdefault(file_of(self.assignment, g.test), g.outcome)
+        return found
 
     @property
     def score(self) -> float:
@@ -85,25 +111,26 @@ def grade(
         found = submission.read(assignment, path)
     except submission.SubmissionError as error:
         found = submission.Found({}, {name: str(error) for name in assignment.submitted})
-    note = "; ".join(dict.fromkeys(found.problems.values()))
     for name in assignment.submitted:
         (worker.tree / name).unlink(missing_ok=True)
     for name, text in found.files.items():
         (worker.tree / name).write_text(text, encoding="utf-8")
-    refused = _refused(assignment, found.files) if static else {}
+    wholes = whole_files(assignment, found, static)
     graded: list[Graded] = []
     for test in filter(select, assignment.tests):
         began = time.monotonic()
         gate = next((g.outcome for g in graded if g.test.number == test.only_if), None)
-        if gate is not None and gate.status in (MEMORY, REFUSED) and file_of(assignment, test) not in refused:
-            outcome = Outcome(REFUSED, f"not graded, because of what test {test.only_if} found.")
+        if file_of(assignment, test) in wholes:
+            outcome = wholes[file_of(assignment, test)]
+        elif gate is not None and gate.status in (MEMORY, REFUSED):
+            outcome = gated(test, gate)
         else:
             left = assignment.minutes * 60 - SPARE_S - (began - start)
             failed = any(g.test.stage is test.stage and not g.outcome.ok for g in graded)
-            outcome = _outcome(assignment, test, worker, secret, found, refused, left, failed)
+            outcome = _outcome(assignment, test, worker, secret, found, left, failed)
         graded.append(Graded(test, outcome, time.monotonic() - began))
-        after_each(Grades(assignment, tuple(graded), time.monotonic() - start, note))
-    return Grades(assignment, tuple(graded), time.monotonic() - start, note)
+        after_each(Grades(assignment, tuple(graded), time.monotonic() - start, found.note))
+    return Grades(assignment, tuple(graded), time.monotonic() - start, found.note)
 
 
 @contextlib.contextmanager
@@ -124,28 +151,63 @@ def file_of(assignment: Assignment, test: Test) -> str:
     return assignment.submitted[assignment.stages.index(test.stage)]
 
 
-def _refused(assignment: Assignment, files: dict[str, str]) -> dict[str, str]:
-    """File -> why nothing of it is graded."""
-    refused = {}
+def gated(test: Test, gate: Outcome) -> Outcome:
+    """Of a test that depends on another one, which has found a fake."""
+    causes = gate.causes or (gate.message.partition("\n")[0],)
+    return Outcome(
+        REFUSED, sentence(f"0 points, because of test {test.only_if}, see there: {causes[0]}"), causes=causes
+    )
+
+
+def whole_files(assignment: Assignment, found: submission.Found, static: bool) -> dict[str, Outcome]:
+    """File -> why nothing of it can be graded, as far as that shows before it is run. static: as in `grade`."""
+    wholes = {}
     for stage, name in zip(assignment.stages, assignment.submitted):
-        found = refusals(stage, files[name], assignment.accept) if name in files else []
-        if found:
-            shown = "\n".join(f"  {refusal}" for refusal in found[:5])
-            more = f"\n  and {len(found) - 5} more" if len(found) > 5 else ""
-            refused[name] = f"Not graded, because the file says what an assignment may not say:\n{shown}{more}"
-    return refused
+        if name not in found.files:
+            absent = found.problems[name].endswith("is missing from the submission")
+            whole = "it is missing" if absent else "it cannot be read"
+            wholes[name] = Outcome(MISSING, sentence(found.problems[name]), whole=whole)
+        elif not found.files[name].strip():
+            wholes[name] = Outcome(MISSING, "The file is empty.", whole="it is empty")
+        elif static and (text := _refused(stage, found.files[name], assignment.accept)):
+            wholes[name] = Outcome(REFUSED, text, whole="it is refused")
+        elif not _defines(stage, found.files[name]):
+            wholes[name] = Outcome(CRASHED, f"{undefined(entry(stage))}.", whole=undefined(entry(stage)))
+    return wholes
 
 
-def _outcome(assignment, test: Test, worker: Worker, secret: str, found, refused, left: float, failed: bool) -> Outcome:
+def entry(stage) -> str:
+    """What the frame calls in the stage's file."""
+    return f"{ENTRY}_kernel" if stage.capability.backend == "cuda" else ENTRY
+
+
+def _defines(stage, text: str) -> bool:
+    """Whether the file has the entry's name. One that is not even Python has: the import says better what is wrong."""
+    if stage.capability.backend == "cuda":
+        return bool(re.search(rf"\b{entry(stage)}\b", re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)))
+    try:
+        nodes = list(ast.walk(ast.parse(text.encode("utf-8"))))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return True
+    return any(ENTRY in (getattr(n, "name", ""), getattr(n, "id", ""), getattr(n, "asname", "")) for n in nodes)
+
+
+def _refused(stage, text: str, accept: tuple[str, ...]) -> str:
+    """Why the file is refused, or ""."""
+    found = refusals(stage, text, accept)
+    if not found:
+        return ""
+    shown = "\n".join(f"  {refusal}" for refusal in found[:5])
+    more = f"\n  and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"The file says what an assignment may not say:\n{shown}{more}"
+
+
+def _outcome(assignment, test: Test, worker: Worker, secret: str, found, left: float, failed: bool) -> Outcome:
     name = file_of(assignment, test)
-    if name not in found.files:
-        return Outcome(MISSING, found.problems[name])
-    if name in refused:
-        return Outcome(REFUSED, refused[name])
     if test.needs == "gpu" and gpu_arch() is None:
-        return Outcome(UNGRADED, "not graded here: only a GPU can show it, and there is none.")
+        return Outcome(UNGRADED, "Not graded here: only a GPU can show it, and there is none.")
     if left < test.seconds:
-        return Outcome(TIME, f"not run: the tests before it used up the {assignment.minutes:g} minutes.")
+        return Outcome(TIME, f"Not run: the tests before it used up the {assignment.minutes:g} minutes.")
     try:
         if test.needs == "gpu":
             memory_mb = assignment.memory_mb + GPU_HOST_MB

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 import tempfile
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,20 +40,27 @@ TORCH_OPS = {
 
 YARDSTICK = "tools.assignment.yardstick"  # PyTorch's own attention, called as a stage is
 
-PASSED, WRONG, UNWRITTEN, REFUSED, CRASHED, TIME, MEMORY, MISSING, UNGRADED = (
-    "passed", "wrong", "not written", "refused", "crashed", "time", "memory", "missing", "not graded",
+PASSED, WRONG, UNWRITTEN, REFUSED, CRASHED, TIME, MEMORY, MISSING, UNGRADED, UNMEASURED = (
+    "passed", "wrong", "not written", "refused", "crashed", "time", "memory", "missing", "not graded", "not measured",
 )  # fmt: skip
+NO_SCORE = (UNGRADED, UNMEASURED)  # the first because of what there is here, the second because it went amiss
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a test. status: one of the names above; message: for the student, without hidden inputs;
-    notes: for the instructor; values: what was measured."""
+    notes: for the instructor; values: what was measured.
+
+    whole: in a few words, what is wrong with the file as a whole, of which every test of it says the same; else "".
+    causes: what each may explain the test by itself, the likeliest first: to add up what a mistake has cost.
+    """
 
     status: str
     message: str = ""
     notes: tuple[str, ...] = ()
     values: dict = field(default_factory=dict)
+    whole: str = ""
+    causes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -61,8 +70,8 @@ class Outcome:
 class Failed(Exception):
     """A test's outcome, found on the way."""
 
-    def __init__(self, status: str, message: str, *notes: str):
-        self.outcome = Outcome(status, message, notes)
+    def __init__(self, status: str, message: str, *notes: str, whole: str = ""):
+        self.outcome = Outcome(status, message, notes, whole=whole)
 
 
 @dataclass
@@ -133,13 +142,35 @@ def failure(context: Context, error, log: str) -> Failed:
     if isinstance(line, int) and 0 < line <= len(lines):
         place = f", in line {line} of the file:\n    {lines[line - 1].strip()}"
     if kind in ("CompileError", "CompilationError"):
-        return Failed(CRASHED, f"the kernel does not compile:\n{_tail(text, 12)}", text, log)
+        shown = textwrap.indent(_tail(text, 12), "    ")
+        return Failed(CRASHED, f"the kernel does not compile:\n{shown}", text, log, whole="it does not compile")
     if kind in ("SyntaxError", "IndentationError", "TabError", "ModuleNotFoundError", "ImportError"):
-        return Failed(CRASHED, f"{kind}: {_tail(text, 3)}{place}", text, log)
+        whole = "it cannot be imported" if "Import" in kind or "Module" in kind else "it is not Python"
+        return Failed(CRASHED, f"{kind}: {_tail(text, 3)}{place}", text, log, whole=whole)
+    absent = re.match(r"module '[^']*' has no attribute '(\w+)'", text) if kind == "AttributeError" else None
+    if absent and line is None:  # it was asked for from outside
+        whole = undefined(absent[1]) if absent[1] == ENTRY else ""
+        return Failed(CRASHED, f"{undefined(absent[1])}.", text, log, whole=whole)
     if kind == "MemoryError" or "DefaultCPUAllocator" in text:
         return Failed(MEMORY, f"it asked for more memory than there is{place}", text, log)
     advice = "The text is not shown, since it may quote hidden inputs; `python check.py` shows what comes up there."
     return Failed(CRASHED, f"{kind} was raised{place}\n{advice}", text, log)
+
+
+ENTRY = "attention"  # the function that every stage is called by
+
+
+def undefined(name: str) -> str:
+    return f"`{name}` is not defined in the file"
+
+
+def sentence(text: str) -> str:
+    """With one full stop."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def looks(cause: str) -> str:
+    return sentence(f"What the result looks like: {cause}")
 
 
 def _tail(text: str, n: int) -> str:
@@ -318,7 +349,7 @@ def explain(context: Context, case: Case, q, k, v, out, lse, expected: Expected)
     tile = context.stage.tile_rows(case.headdim, getattr(torch, case.dtype).itemsize)
     if (out == 0).all() and case.family != "negative":  # there it can be an underflow
         return ("out is 0 throughout",)
-    known = diagnose(case, q, k, v, out, lse, tile)
+    known = diagnose(case, q, k, v, out, lse, tile if context.stage.tiles else None)
     if known:
         return known
     if out.isnan().all() or lse.isnan().all():
@@ -351,19 +382,25 @@ def attention(context: Context) -> Outcome:
             problems.append((causes, note))
     for call, question in zip(answers[len(asked) :], watched if not problems else []):
         causes, _ = check_call(context, call, question, context.answer.out)
-        if causes or not _tile_by_tile(context, call, question["case"]):
-            raise Failed(REFUSED, f"the result is right, but K and V do not pass {through} a tile at a time.")
+        bypassed = went_round(context, call, question["case"], causes, through)
+        if bypassed:
+            return round_about(context, bypassed, through)
     if not problems:
         return Outcome(PASSED, values={"seconds": round(context.answer.seconds, 3)})
     about = context.test.about
     lines = [f"{len(problems)} of {len(asked)} hidden cases are wrong."]
     told = likeliest([causes for causes, _ in problems])
-    lines += [f"What the result looks like: {cause}." for cause in told]
+    lines += [looks(cause) for cause in told]
     unexplained = any(part in cause for cause in told for part in UNEXPLAINED)
     # Beside a mistake that has a name it would lead astray, and so where simpler cases are wrong too.
     if about in ADVICE and unexplained and not context.failed:
-        lines.append(f"These cases are about {about}. {ADVICE[about]}")
-    return Outcome(WRONG, "\n".join(lines), tuple(note for _, note in problems))
+        lines.append(f"These cases are about {about}. {advice(context.stage, about)}")
+    return Outcome(WRONG, "\n".join(lines), tuple(note for _, note in problems), causes=told)
+
+
+def advice(stage, about: str) -> str:
+    """ADVICE, for a stage that takes all keys at once without what is said of a running maximum."""
+    return ADVICE[about] if stage.tiles else re.sub(r",[^,.]*\brunning maximum\b[^.]*", "", ADVICE[about])
 
 
 def watched_call(job: Job, context: Context, case: Case, through: str) -> dict:
@@ -379,7 +416,7 @@ def drawn(context: Context) -> list[Case]:
     all_cases = cases(context.test, context.secret)
     here = [case for case in all_cases if where(context.stage, case.dtype)]
     if not here:
-        raise Failed(UNGRADED, f"not graded here: {where(context.stage, all_cases[0].dtype).reason}")
+        raise Failed(UNGRADED, f"Not graded here: {where(context.stage, all_cases[0].dtype).reason}")
     return here
 
 
@@ -404,8 +441,9 @@ def function(context: Context) -> Outcome:
     wrong = [problem for problem in problems if problem]
     if not wrong:
         return Outcome(PASSED)
-    text = "\n".join(f"What the result looks like: {p}." for p in dict.fromkeys(wrong))
-    return Outcome(WRONG, f"{len(wrong)} of {len(questions)} hidden calls are wrong.\n{text}")
+    told = tuple(dict.fromkeys(wrong))
+    text = "\n".join(map(looks, told))
+    return Outcome(WRONG, f"{len(wrong)} of {len(questions)} hidden calls are wrong.\n{text}", causes=told)
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
@@ -432,17 +470,18 @@ def memory(context: Context) -> Outcome:
         _, call, *rest = context.run(job)
         causes, note = check_call(context, call, question, context.answer.out)
         if causes:
-            return Outcome(WRONG, f"A long sequence is wrong, so its memory does not count: {causes[0]}.", (note,))
+            text = sentence(f"A long sequence is wrong, so its memory does not count: {causes[0]}")
+            return Outcome(WRONG, text, (note,), causes=causes[:1])
         for again in rest:
-            bypassed = check_call(context, again, watched, context.answer.out)[0]
-            if bypassed or not _tile_by_tile(context, again, case):
-                text = f"the result is right, but K and V do not pass {options['through']} a tile at a time."
-                return Outcome(REFUSED, text)
+            causes, _ = check_call(context, again, watched, context.answer.out)
+            bypassed = went_round(context, again, case, causes, options["through"])
+            if bypassed:
+                return round_about(context, bypassed, options["through"])
         if len(context.answer.pauses) != 2:
             raise Failed(CRASHED, "the process with the submission did not pause where it should.", context.answer.log)
         before, after = context.answer.pauses
         if not before.held_bytes or not after.peak_bytes:
-            raise Failed(UNGRADED, "not graded here: this system does not say how much memory a process has held.")
+            raise Failed(UNMEASURED, "Not measured: the system did not say how much memory the process has held.")
         peaks.append(max(0, after.peak_bytes - before.held_bytes))
     rows = options["lengths"][-1] - options["lengths"][0]
     slope = (peaks[-1] - peaks[0]) / rows
@@ -457,8 +496,9 @@ def memory(context: Context) -> Outcome:
     return Outcome(MEMORY, text, values=values)
 
 
-def _tile_by_tile(context: Context, call: dict, case: Case) -> bool:
-    """Whether the watched function was called for each pair of tiles, and with nothing larger than a tile."""
+def went_round(context: Context, call: dict, case: Case, causes: tuple, through: str) -> str:
+    """How K and V get round the watched function, or "": it has to be called for each pair of tiles, with nothing
+    larger than a tile, and its result has to count. causes: what is wrong with the result of the watched call."""
     Br, Bc = context.stage.tiles["Br"], context.stage.tiles["Bc"]
     pairs = 0
     for first_row in range(0, case.seqlen_q, Br):
@@ -466,7 +506,27 @@ def _tile_by_tile(context: Context, call: dict, case: Case) -> bool:
         pairs += max(0, -(-min(last, case.seqlen_k) // Bc))
     pairs *= case.batch * case.nheads
     calls, largest = call.get("through", (0, 0))
-    return calls >= pairs and largest <= max(Br, Bc) * max(Br, Bc, case.headdim)
+    if not calls:
+        return f"`{through}` is never called"
+    if largest > max(Br, Bc) * max(Br, Bc, case.headdim):
+        return f"`{through}` gets more than a tile at once"
+    if calls < pairs:
+        return f"`{through}` is not called for every tile"
+    if causes:
+        return f"it is not what comes out of `{through}`"
+    return ""
+
+
+def round_about(context: Context, bypassed: str, through: str) -> Outcome:
+    meant = TILE_BY_TILE.format(through=through, Bc=context.stage.tiles["Bc"])
+    return Outcome(REFUSED, f"The result is right, but {bypassed}.\n{meant}", causes=(bypassed,))
+
+
+# Of a function that every tile has to pass.
+TILE_BY_TILE = (
+    "Go through K and V a tile of {Bc} keys at a time, and take each tile into the running result by a call of "
+    "`{through}` with that tile's scores and V."
+)
 
 
 # ---- Triton ---------------------------------------------------------------------------------------------------------
@@ -479,7 +539,8 @@ def launches(context: Context) -> Outcome:
     for call, question in zip(context.run(job), asked):
         causes, note = check_call(context, call, question, context.answer.out)
         if causes:
-            return Outcome(WRONG, f"The result is wrong, so its launch does not count: {causes[0]}.", (note,))
+            text = sentence(f"The result is wrong, so its launch does not count: {causes[0]}")
+            return Outcome(WRONG, text, (note,), causes=causes[:1])
         case = question["case"]
         rows = context.stage.tile_rows(case.headdim, getattr(torch, case.dtype).itemsize)
         tiles = -(-case.seqlen_q // rows) if context.test.options["programs"] == "q_tile" else 1
@@ -513,7 +574,7 @@ def emulator(context: Context) -> Outcome:
     asked = []
     for case in drawn(context):
         if not where(context.stage, case.dtype).kind == "emulator":
-            raise Failed(UNGRADED, "not graded here: it needs the emulator; CUDA_EMULATE=1 makes it run beside a GPU.")
+            raise Failed(UNGRADED, "Not graded here: it needs the emulator; CUDA_EMULATE=1 makes it run beside a GPU.")
         if check == "conflicts":
             asked.append(attention_call(job, context, case))
             asked.append(fragments_call(job, context, case))
@@ -529,9 +590,10 @@ def emulator(context: Context) -> Outcome:
             text = "What ldmatrix loads and the tensor cores multiply is not what the result is made of."
             return Outcome(REFUSED, text, (note,))
         if causes:
-            return Outcome(WRONG, f"The result is wrong: {causes[0]}.", (note,))
+            return Outcome(WRONG, sentence(f"The result is wrong: {causes[0]}"), (note,), causes=causes[:1])
         if check == "races" and finding(call["counted"][0]):
-            return Outcome(WRONG, f"The result is right, but {finding(call['counted'][0], right=True)}.")
+            race = finding(call["counted"][0], right=True)
+            return Outcome(WRONG, sentence(f"The result is right, but {race}"), causes=(race,))
         if check == "conflicts" and "fragments" not in question:
             outcome = _conflicts(context, call["counted"][0]["report"], question["case"])
             if not outcome.ok:
@@ -589,13 +651,13 @@ def overlap(context: Context) -> Outcome:
     job = Job(context.test.seconds)
     (case,) = drawn(context)
     if not where(context.stage, case.dtype).kind == "emulator":
-        raise Failed(UNGRADED, "not graded here: it needs the emulator; CUDA_EMULATE=1 makes it run beside a GPU.")
+        raise Failed(UNGRADED, "Not graded here: it needs the emulator; CUDA_EMULATE=1 makes it run beside a GPU.")
     question = attention_call(job, context, case)
     job.calls[0]["instrument"] = "overlap"
     (call,) = context.run(job)
     causes, note = check_call(context, call, question, context.answer.out)
     if causes:
-        return Outcome(WRONG, f"The result is wrong: {causes[0]}.", (note,))
+        return Outcome(WRONG, sentence(f"The result is wrong: {causes[0]}"), (note,), causes=causes[:1])
     tiles, d = context.stage.tiles, context.stage.capability.padded_headdim(case.headdim)
     kv_tiles, warps = -(-case.seqlen_k // tiles["Bc"]), tiles["num_warps"]
     half = d // 16 * (tiles["Bc"] // 8)  # products of Q Kᵀ, and as many of P V, of a warp in a K/V tile
@@ -641,14 +703,14 @@ def compiled(context: Context) -> Outcome:
     """Compiled for a GPU, without one: no spills; values for the leaderboard. options.arch, headdim, dtype, causal;
     options.per_product: the most instructions of the main loop for each tensor-core product."""
     if not installed("cupy"):
-        raise Failed(UNGRADED, "not graded here: it needs CuPy and NVRTC, which are not installed.")
+        raise Failed(UNGRADED, "Not graded here: it needs CuPy and NVRTC, which are not installed.")
     from tools.edited import edited
     from tools.nvrtc import CompileError
     from tools.sass import mix, records
 
     options, disassembler = context.test.options, mix.find_disassembler()
     if disassembler is None:
-        raise Failed(UNGRADED, "not graded here: no disassembler was found; Triton brings one.")
+        raise Failed(UNGRADED, "Not graded here: no disassembler was found; Triton brings one.")
     chosen = {"arch": "80", "dtype": "bfloat16", "headdim": 128, "causal": False}
     chosen = {key: options.get(key, value) for key, value in chosen.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -699,14 +761,15 @@ def speed(context: Context) -> Outcome:
     )  # fmt: skip
     place = where(context.stage, case.dtype)
     if place.kind != "gpu":
-        raise Failed(UNGRADED, "not graded here: only a GPU can show it.")
+        raise Failed(UNGRADED, "Not graded here: only a GPU can show it.")
     job, question = speed_call(context, case, place.device, rng)
     (call,) = context.run(job)
     ms = per_call(context.answer, job)
     question["heads"] = [rng.getrandbits(31) for _ in range(ROUNDS)]
     causes, note = check_call(context, call, question, context.answer.out)
     if causes:
-        return Outcome(WRONG, f"The result is wrong, so its speed does not count: {causes[0]}.", (note,))
+        text = sentence(f"The result is wrong, so its speed does not count: {causes[0]}")
+        return Outcome(WRONG, text, (note,), causes=causes[:1])
     if context.stage.capability.backend == "triton":
         for noted, windows in zip(call["counted"], job.calls[0]["rounds"][1:]):
             if len(noted["launches"]) < len(windows):
