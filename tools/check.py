@@ -33,6 +33,7 @@ from stages.common.where import where
 from tools.regions import RegionError, find_regions
 
 STOP_AFTER = 10  # wrong cases
+HAS_MAKE = (Path(__file__).resolve().parents[1] / "Makefile").is_file()  # an assignment's handout has none
 SEVERAL = 3  # wrong cases from which what they have in common says something
 LUCKY = 0.1  # the share of a property's cases that a kernel which is wrong there may pass
 NOT_WRITTEN = "YOUR CODE HERE"  # what a stage says whose solution was taken out
@@ -260,12 +261,21 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("stage", metavar="STAGE", help="s12, 12 or s12_triton_v2")
     p.add_argument("--case", default="", metavar="TEXT", help="only cases with TEXT in their name: causal, d64, 1x130")
     p.add_argument("--all", action="store_true", help="run every case, however many fail")
+    p.add_argument("--no-hints", action="store_true", help="leave out the hints of the solution regions")
     return p
+
+
+def alone(stage: Stage, case: Case) -> str:
+    """The command that checks one case by itself."""
+    if HAS_MAKE:
+        return f'make check STAGE={stage.short} CHECK_ARGS="--case {case}"'
+    return f"python check.py {stage.short} --case {case}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
+    hints = not args.no_hints
     try:
         stage = get(args.stage)
     except KeyError as unknown:
@@ -278,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(f"[bold]{stage.name}[/]: {escape(stage.title)}")
     place = where(stage)
     if not place:
-        console.print(f"[red]cannot run here: {escape(place.reason)}[/]; `make doctor` says more")
+        console.print(f"[red]cannot run here: {escape(place.reason)}[/]{'; `make doctor` says more' * HAS_MAKE}")
         return 1
     console.print(f"runs on {escape(place.reason)}")
     cases = choose(stage, args.case, console)
@@ -291,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"[red]cannot run here: {escape(str(error))}[/]")
         return 1
     except Exception as error:
-        return report_error(console, stage, error)
+        return report_error(console, stage, error, hints)
 
     done: list[Outcome] = []
     interrupted = False
@@ -307,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     failed = [outcome for outcome in done if not outcome.ok]
     if failed and failed[0].error is not None and not_written(failed[0].error):
-        return report_error(console, stage, failed[0].error)
+        return report_error(console, stage, failed[0].error, hints)
     verdicts(console, stage, cases, done)
     if interrupted:
         console.print(f"[yellow]interrupted after {len(done)} of {len(cases)} cases[/]")
@@ -319,24 +329,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(
         f"[red]{len(failed)} of {len(done)} cases failed.[/]" + (f" --all runs the other {rest} too." if rest else "")
     )
-    console.print(
-        f'The simplest by itself: make check STAGE={stage.short} CHECK_ARGS="--case {failed[0].case}"', soft_wrap=True
-    )
+    console.print(f"The simplest by itself: {escape(alone(stage, failed[0].case))}", soft_wrap=True)
     show_advice(console, stage, cases, done)
     if failed[0].error is not None:
-        return report_error(console, stage, failed[0].error)
-    show_hints(console, stage)
+        return report_error(console, stage, failed[0].error, hints)
+    if hints:
+        show_hints(console, stage)
     return 1
 
 
-def report_error(console: Console, stage: Stage, error: Exception) -> int:
+def report_error(console: Console, stage: Stage, error: Exception, hints: bool = True) -> int:
     """Say what an exception in the stage's code means for who wrote it -> exit code."""
     if not_written(error):
         console.print(f"[yellow]Not written yet: {escape(os.path.relpath(stage.kernel_file))} says {NOT_WRITTEN!r}.[/]")
     else:
         console.print("\n[red]The stage's code raised an exception:[/]")
         console.print(escape(learners_traceback(error, stage.folder)), soft_wrap=True)
-    show_hints(console, stage)
+    if hints:
+        show_hints(console, stage)
     return 1
 
 

@@ -20,7 +20,6 @@ from stages import Stage
 from stages.common.contract import Call
 from stages.common.record import Capability
 from stages.common.where import Where
-from tools.assignment.symbols import foreign
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,8 @@ BUILTIN_NAMES = frozenset(dir(builtins))
 def refusals(stage: Stage, source: str, accept: Iterable[str] = ()) -> list[Refusal]:
     """What in `source`, submitted as the stage's kernel file, is not accepted. accept: dotted names that are."""
     if stage.capability.backend == "cuda":
+        from tools.assignment.symbols import foreign  # with the emulator, which a NumPy stage has no use for
+
         return _cuda(source) or [Refusal(1, name, "is not for a kernel to call") for name in foreign(stage, source)]
     check = _Check(stage, set(accept))
     try:

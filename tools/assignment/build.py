@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import stat
 import tempfile
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from stages import Stage
 from tools.assignment import selfcheck
-from tools.assignment.definition import ROOT, Assignment
-from tools.assignment.functions import FUNCTIONS
+from tools.assignment.definition import ROOT, Assignment, Test
+from tools.assignment.functions import FUNCTIONS, RELATIVE
 from tools.assignment.hidden import generator, new_secret
 from tools.assignment.notebook import notebook, stubs
-from tools.assignment.tree import GRADER_TOOLS, archive, copy, handout
+from tools.assignment.tree import CUDA_TOOLS, FRAME, GRADER_TOOLS, archive, copy, handout
 from tools.results import write_text
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -84,7 +87,9 @@ def student(assignment: Assignment, to: Path) -> None:
     handout(assignment, to)
     for name in ("check.py", "submit.py", "workbench.py"):
         shutil.copyfile(TEMPLATES / name, to / name)
+    copy(TEMPLATES, ["checks"], to)
     shutil.copyfile(ROOT / "LICENSE", to / "LICENSE")
+    shutil.copyfile(ROOT / "docs" / "classroom" / "student.md", to / "student.md")
     write_text(to / "README.md", readme(assignment))
     write_text(to / f"{assignment.name}.ipynb", notebook(assignment, readme(assignment), source=False))
     write_text(to / "stubs.json", json.dumps(stubs(assignment), indent=1) + "\n")
@@ -97,10 +102,44 @@ def student(assignment: Assignment, to: Path) -> None:
         "title": assignment.title,
         "stages": {stage.short: stage.name for stage in assignment.stages},
         "submit": list(assignment.submitted),
+        "accept": list(assignment.accept),
+        "tasks": {stage.short: tasks(assignment, stage) for stage in assignment.stages},
+        "tiles": tiles(assignment),
+        "tolerance": RELATIVE * 100,  # as functions.py compares
         "points": [{"number": t.number, "title": t.title, "points": t.points} for t in assignment.tests],
         "examples": [{k: v for k, v in e.items() if k != "arrays"} for e in examples],
     }
     write_text(to / "assignment.json", json.dumps(about, indent=1) + "\n")
+
+
+def tasks(assignment: Assignment, stage: Stage) -> dict[str, dict]:
+    """A stage's holes: what is said of each, and in base64 what is said only to who asks, where that is more."""
+    return {
+        task.name: {
+            "says": task.says,
+            "hint": base64.b64encode(task.hint.encode()).decode() if task.hint != task.says else "",
+        }
+        for task in assignment.tasks_of(stage)
+    }
+
+
+def tiles(assignment: Assignment) -> list[dict]:
+    """The tests of memory, as `python check.py` tries them."""
+    found = []
+    for test in assignment.tests:
+        if test.kind == "memory" and test.stage.capability.backend == "numpy":
+            hanging = [other for other in assignment.tests if other.only_if == test.number]
+            without = f"; {_numbers(hanging)} score nothing without it" if hanging else ""
+            wanted = {key: test.options[key] for key in ("lengths", "bytes_per_row")}
+            wanted |= {"function": test.options.get("through", ""), "headdim": test.options.get("headdim", 32)}
+            found.append({"number": test.number, "stage": test.stage.short, "without": without, **wanted})
+    return found
+
+
+def _numbers(tests: list[Test]) -> str:
+    """ "3.2 to 3.7" of several, the number of one."""
+    numbers = [test.number for test in tests]
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 2 else " and ".join(numbers)
 
 
 def readme(assignment: Assignment) -> str:
@@ -108,7 +147,7 @@ def readme(assignment: Assignment) -> str:
     hours = " to ".join(f"{h:g}" for h in dict.fromkeys(assignment.hours))
     files = "\n".join(f"    {path}" for path in assignment.submitted)
     rows = [f"| {t.number} | {t.title} | {t.points:g}{' (bonus)' if t.bonus else ''} |" for t in assignment.tests]
-    table = "\n".join(["| test | what | points |", "| --- | --- | ---: |", *rows])
+    table = "\n".join(["| test | what | points |", "| --- | --- | ---: |", *rows, *_hanging(assignment)])
     return f"""# {assignment.name}: {assignment.title}
 
 Expect {hours} hours. Afterwards you can
@@ -123,9 +162,11 @@ Expect {hours} hours. Afterwards you can
 Linux (or WSL 2 on Windows), Python 3.10 or newer{_compiler(assignment)}:
 
     python3 -m venv .venv
+    .venv/bin/python -m pip install torch --index-url https://download.pytorch.org/whl/cpu
     .venv/bin/python -m pip install -r requirements.txt
 
-and `.venv/bin/python` for `python` below and above. PyTorch's CPU build is enough, and much smaller.
+and `.venv/bin/python` for `python` below and above. The second line is PyTorch's CPU build, which is enough and much
+smaller; with a GPU that you want to use, leave the line out. `student.md` says how to work, and how to read the result.
 
 ## Handing in
 
@@ -135,9 +176,11 @@ writes `submission.zip`. It holds
 
 {files}
 
-and nothing else counts: whatever you change elsewhere, the grader has its own. A file may import what it imports
-now, and do nothing by reflection; what is refused is named, with its line. Hidden cases have the properties below, in
-other sizes and with other numbers than `check.py` has.
+and nothing else counts: whatever you change elsewhere, the grader has its own.
+
+{textwrap.fill(_may_say(assignment), 120)}
+
+Hidden cases have the properties below, in other sizes and with other numbers than `check.py` has.
 
 ## Points
 
@@ -145,24 +188,62 @@ other sizes and with other numbers than `check.py` has.
 """
 
 
+def _may_say(assignment: Assignment) -> str:
+    """What a file may say, in the words of its language."""
+    languages = {"cuda" if stage.capability.backend == "cuda" else "python" for stage in assignment.stages}
+    said = {
+        "python": "A Python file may import what it imports now, and do nothing by reflection (`getattr`, `eval`, "
+        "names that begin with two underscores).",
+        "cuda": "A kernel may include what it includes now, and call what is in it, in `ptx.cuh` and in CUDA's "
+        "mathematics: no assembly, no other shared memory than `smem`.",
+    }
+    refused = "A file that says more is refused and scores nothing; `check.py` and `submit.py` say so beforehand, with "
+    return " ".join((*(said[language] for language in sorted(languages)), f"{refused}the line."))
+
+
+def _hanging(assignment: Assignment) -> list[str]:
+    """Which tests depend on which other, in a paragraph for each."""
+    paragraphs = []
+    for test in assignment.tests:
+        hanging = [other for other in assignment.tests if other.only_if == test.number]
+        if not hanging:
+            continue
+        points = test.points + sum(other.points for other in hanging)
+        text = (
+            f"**Tests {_numbers(hanging)} depend on test {test.number}.** Where that finds that what its title says does "
+            f"not hold, they score nothing either: {points:g} points in all."
+        )
+        if test.options.get("through"):
+            text += (
+                f" `{test.options['through']}` has to be called for every K/V tile that a Q tile sees, with at most a "
+                "tile, and the result has to be made of what it returns."
+            )
+        if any(tried["number"] == test.number for tried in tiles(assignment)):
+            text += f" `python check.py {test.stage.short}` shows it beforehand."
+        paragraphs += ["", textwrap.fill(text, 120)]
+    return paragraphs
+
+
 def _compiler(assignment: Assignment) -> str:
     return " and g++" if any(stage.capability.backend == "cuda" for stage in assignment.stages) else ""
 
 
 def public_examples(assignment: Assignment) -> list[dict]:
-    """One example, of everybody's secret, for every test of a single function."""
+    """Examples, of everybody's secret, for every test of a single function."""
     examples = []
     for test in assignment.tests:
         if test.kind != "function":
             continue
         rng = generator(PUBLIC, test.number)
-        question = FUNCTIONS[test.options["function"]](rng, {**test.options, "count": 1})[0]
-        key = f"t{test.number.replace('.', '_')}"
-        arrays = {f"{key}_in{i}": a for i, a in enumerate(question.arguments)}
-        arrays |= {f"{key}_out{i}": a for i, a in enumerate(question.expected)}
+        questions = FUNCTIONS[test.options["function"]](rng, test.options)
+        keys = [f"t{test.number.replace('.', '_')}_{n}" for n in range(len(questions))]
+        arrays = {}
+        for key, question in zip(keys, questions):
+            arrays |= {f"{key}_in{i}": a for i, a in enumerate(question.arguments)}
+            arrays |= {f"{key}_out{i}": a for i, a in enumerate(question.expected)}
         examples.append(
             {
-                "key": key,
+                "keys": keys,
                 "stage": test.stage.short,
                 "function": question.function,
                 "title": test.title,
@@ -184,7 +265,7 @@ def solution(assignment: Assignment, to: Path) -> None:
 def autograder(assignment: Assignment, secret: str, to: Path) -> None:
     """What Gradescope wants, and what grades anywhere: no solution in it."""
     handout(assignment, to)
-    copy(ROOT, GRADER_TOOLS, to)
+    copy(ROOT, (*FRAME, *CUDA_TOOLS, *GRADER_TOOLS), to)
     copy(ROOT, [f"assignments/{assignment.name}/assignment.toml"], to)
     write_text(to / "requirements.txt", requirements(assignment, grader=True))
     write_text(to / "secret.txt", secret + "\n")

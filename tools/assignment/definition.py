@@ -43,7 +43,7 @@ KINDS = {
     "compiled": {"per_product": float, "arch": str, **CALL},
     "speed": {"ratio": float, "seqlen": int, **CALL},
 }  # fmt: skip
-WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a table"}
 NEEDED = {"function", "lengths", "bytes_per_row", "programs", "check", "ratio"}  # of those, where they apply
 WITH_CASES = {"attention", "launches", "emulator", "overlap"}
 # Kinds that ask what only one backend has.
@@ -64,6 +64,8 @@ class Task:
 
     name: of the region that the file marks, or a new name for the lines between `first` and `last`.
     starter: what the handout has in their place, with `{stub}` where the stub goes; "" for the stub alone.
+    question: what the handout says in place of the hint, which it then gives only to who asks for it.
+    secret_phrases: words that no file of the handout may have, besides the lines themselves.
     """
 
     stage: Stage
@@ -71,6 +73,13 @@ class Task:
     hint: str
     starter: str
     region: Region
+    question: str = ""
+    secret_phrases: tuple[str, ...] = ()
+
+    @property
+    def says(self) -> str:
+        """What stands at the hole."""
+        return self.question or self.hint
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,8 @@ class Assignment:
     """name, title; stages that are handed out with holes; tasks, the holes; tests; goals; hours, from and to.
 
     accept: dotted names that the syntax check lets pass besides its own list.
+    ideas: a stage's short name -> what the handout says in place of the stage's idea, which would give it away;
+    omit: sentences of the earlier stages' cards that the handout leaves out, for the same reason.
     """
 
     name: str
@@ -113,6 +124,8 @@ class Assignment:
     memory_mb: int
     accept: tuple[str, ...]
     leaderboard: tuple[Mapping, ...]
+    ideas: Mapping[str, str] = field(default_factory=dict)
+    omit: tuple[str, ...] = ()
 
     @property
     def points(self) -> float:
@@ -199,6 +212,14 @@ class _Reader:
             self.fail(where, f"{key} is {value!r}; accepted: {WORDS[kind]}")
         return value
 
+    def texts(self, table: dict, where: str, key: str) -> tuple[str, ...]:
+        """A list of texts, none of them empty; none where the key is missing."""
+        values = self.take(table, where, key, list, [])
+        for value in values:
+            if not isinstance(value, str) or not value.strip():
+                self.fail(where, f"{key} has {value!r}; accepted: texts")
+        return tuple(values)
+
     def nothing_left(self, table: dict, where: str):
         if table:
             key, known = next(iter(table)), self.asked[where]
@@ -224,6 +245,12 @@ class _Reader:
         tasks = tuple(self.task(t, i, stages) for i, t in enumerate(self.take(data, top, "task", list), 1))
         tests = tuple(self.test(t, i, stages) for i, t in enumerate(self.take(data, top, "test", list), 1))
         columns = self.take(data, top, "leaderboard", list, [])
+        ideas = self.take(data, top, "ideas", dict, {})
+        for name in ideas:
+            if name not in [stage.short for stage in stages]:
+                self.fail("ideas", f"has {name!r}; accepted: {', '.join(stage.short for stage in stages)}")
+            self.take(dict(ideas), "ideas", name, str)
+        omit = self.texts(data, top, "omit")
         self.nothing_left(data, top)
         numbers = [test.number for test in tests]
         leaderboard = tuple(self.column(c, f"leaderboard {i}", numbers) for i, c in enumerate(columns, 1))
@@ -242,7 +269,7 @@ class _Reader:
                 self.fail("test", f"{stage.name} has none; accepted: at least one a stage")
         return Assignment(
             self.path.parent.name, title, self.path.parent, stages, tasks, tests, goals, tuple(hours), minutes,
-            memory_mb, accept, leaderboard,
+            memory_mb, accept, leaderboard, MappingProxyType(ideas), omit,
         )  # fmt: skip
 
     def stage(self, name, where: str) -> Stage:
@@ -264,12 +291,14 @@ class _Reader:
         first, last = (self.take(table, where, key, str, "") for key in ("first", "last"))
         hint = self.take(table, where, "hint", str, "")
         starter = self.take(table, where, "starter", str, "")
+        question = self.take(table, where, "question", str, "")
+        phrases = self.texts(table, where, "secret_phrases")
         self.nothing_left(table, where)
         if starter and starter.count("{stub}") != 1:
             self.fail(where, "starter has no {stub}, or several; accepted: one")
         region = self.marked(stage, name, where, required=not first)
         region = region or self.between(stage, name, hint, first, last, where)  # a handout marks what was between
-        return Task(stage, name, hint or region.hint, starter, region)
+        return Task(stage, name, hint or region.hint, starter, region, question, phrases)
 
     def marked(self, stage: Stage, name: str, where: str, required: bool) -> Region | None:
         try:

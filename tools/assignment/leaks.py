@@ -1,4 +1,5 @@
-"""Whether a handout gives a solution away: no distinctive line of one may be in any of its files."""
+"""Whether a handout gives a solution away: no distinctive line of one may be in any of its files, and no phrase that a
+task's definition keeps secret."""
 
 from __future__ import annotations
 
@@ -21,7 +22,11 @@ class Leak:
     line: str
     task: str
 
+    phrase: bool = False
+
     def __str__(self) -> str:
+        if self.phrase:
+            return f"{self.file} says {self.line!r}, which gives {self.task} away (secret_phrases)"
         return f"{self.file} has a line of the solution of {self.task}: {self.line.strip()}"
 
 
@@ -51,14 +56,23 @@ def distinctive(assignment: Assignment) -> dict[str, tuple[str, str]]:
 
 
 def leaks(assignment: Assignment, folder: Path) -> list[Leak]:
-    """Every distinctive line that a file of `folder` has, whatever its kind: notebooks, caches and data too."""
+    """Every distinctive line that a file of `folder` has, whatever its kind: notebooks, caches and data too. And every
+    secret phrase, in whatever letters."""
     lines = distinctive(assignment)
+    phrases = {
+        fold(phrase).casefold(): (phrase, f"{task.stage.short} {task.name}", True)
+        for task in assignment.tasks
+        for phrase in task.secret_phrases
+    }
     found = []
     for relative in _all(folder):
         data = (folder / relative).read_bytes().decode("utf-8", errors="replace")
         # In a notebook a line is a string of JSON: its quotes are escaped.
         text = fold(data) + ("\n" + fold(data.replace('\\"', '"')) if '\\"' in data else "")
         found += [Leak(relative, *lines[line]) for line in lines if line in text]
+        # A comment that goes on in the next line has its sign in between.
+        text = text.casefold() + "\n" + fold(re.sub(r"\s*\n\s*(#|//)", " ", data)).casefold()
+        found += [Leak(relative, *phrases[phrase]) for phrase in phrases if phrase in text]
     return found
 
 

@@ -74,7 +74,7 @@ def stubs(assignment: Assignment) -> dict[str, str]:
 def _task(task: Task, source: bool) -> list[dict]:
     body = f"{BEGIN}\n{_solution(task)}\n{END}" if source else "# YOUR CODE HERE"
     name = f"{task.stage.short}-{task.name}"
-    hint = f"**{task.name}**: {task.hint}."
+    hint = f"**{task.name}**: {task.says}{'' if task.says.endswith('?') else '.'}"
     meta = {"grade": False, "solution": True, "locked": False}
     cell = _code(f"task-{name}", f"%%task {task.stage.short} {task.name}\n{body}", nbgrader=meta if source else None)
     return [_markdown(f"hint-{name}", hint), cell]

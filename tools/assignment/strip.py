@@ -45,7 +45,10 @@ def strip(text: str, tasks: Sequence[Task]) -> str:
         starter = _starter(task, made, indent)
         if not _is_marked(lines, task):
             note = f"{indent}{COMMENT[suffix]} {{}} SOLUTION"
-            starter = [f"{note.format('BEGIN')} {task.name}: {task.hint}", *starter, note.format("END")]
+            starter = [f"{note.format('BEGIN')} {task.name}: {task.says}", *starter, note.format("END")]
+        elif task.question:
+            marker = lines[task.region.begin - 1]
+            lines[task.region.begin - 1] = f"{marker[: marker.index('SOLUTION')]}SOLUTION {task.name}: {task.question}"
         lines[inside] = starter
     stripped = "\n".join(lines) + "\n"
     if tasks and tasks[0].region.path.suffix == ".py":
@@ -55,7 +58,7 @@ def strip(text: str, tasks: Sequence[Task]) -> str:
 
 def says(task: Task) -> str:
     """The stub's message."""
-    return f"{NOT_WRITTEN}: {task.name}: {task.hint}"
+    return f"{NOT_WRITTEN}: {task.name}: {task.says}"
 
 
 def solution_lines(text: str, task: Task) -> list[str]:

@@ -1,50 +1,82 @@
-"""Check your work before you hand it in: the cases that everybody knows. The graded ones differ in sizes and numbers.
+"""Check your work before you hand it in: what everybody may know. The graded cases differ in sizes and numbers.
 
-    python check.py            all stages of this assignment
-    python check.py s02        one of them
-    python check.py s02 --all  every case, however many fail
+    python check.py               all stages of this assignment
+    python check.py s02           one of them
+    python check.py s02 --all     every case, however many fail
+    python check.py --hint NAME   more about the hole NAME, for who is stuck
 
-Exit codes: 0 everything passed; 1 something is wrong or not written yet; 2 wrong arguments.
+In this order: may the files say what they say (the grader's own list), single functions, the stages' cases, and what
+else can be measured here.
+
+Exit codes: 0 everything passed; 1 something is wrong or not written yet; 2 wrong arguments; 130 interrupted.
 """
 
 import argparse
-import importlib
+import base64
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-
-import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ABOUT = json.loads((HERE / "assignment.json").read_text(encoding="utf-8"))
 
 
-def check_functions(stage: str, folder: str) -> bool:
-    """Call the stage's functions with the examples in examples.npz."""
-    wanted = [example for example in ABOUT["examples"] if example["stage"] == stage]
-    if not wanted:
-        return True
-    data, good = np.load(HERE / "examples.npz"), True
-    module = importlib.import_module(f"stages.{folder}.kernel")
-    for example in wanted:
-        key, names = example["key"], example["results"]
-        arguments = [data[f"{key}_in{i}"] for i in range(example["arguments"])]
-        try:
-            with np.errstate(all="ignore"):
-                got = getattr(module, example["function"])(*arguments)
-        except NotImplementedError as error:
-            print(f"{example['function']}: {error}")
-            good = False
-            continue
-        wrong = []
-        for i, (name, value) in enumerate(zip(names, got)):
-            right = data[f"{key}_out{i}"]
-            if np.shape(value) != right.shape or not np.allclose(value, right, rtol=1e-7, atol=1e-9):
-                wrong.append(name)
-        good &= not wrong
-        print(f"{example['function']}, {example['title']}: {', '.join(wrong) + ' wrong' if wrong else 'right'}")
+def check_stage(stage: str, arguments: list[str]) -> bool:
+    """Say everything about one stage -> whether all is well."""
+    from checks import files, functions, tiles
+
+    wrong = files.unreadable(stage)
+    if wrong:
+        print(f"{wrong} Nothing of it can be graded.")
+        return False
+    refused = files.refused(stage)
+    for line in refused:
+        print(line)
+    if refused:
+        print("The grader refuses the whole file for that: none of its tests would give a point.\n")
+    missing = files.undefined(stage)
+    for line in missing:
+        print(line)
+    bad = functions.check(stage)
+    sys.stdout.flush()  # what the next process prints comes after this
+    command = [sys.executable, "-m", "tools.check", stage, "--no-hints", *arguments]
+    code = subprocess.run(command, cwd=HERE).returncode
+    if code == 130:
+        raise KeyboardInterrupt
+    good = code == 0 and not (refused or missing or bad)
+    if code == 0:
+        good &= tiles.check(stage)
+    elif any(wanted["stage"] == stage for wanted in ABOUT["tiles"]):
+        print("Tile by tile: tried as soon as the cases above pass.")
+    show_hints(stage, bad, code != 0, files.not_written(stage))
     return good
+
+
+def show_hints(stage: str, bad: list[str], cases_fail: bool, unwritten: list[str]) -> None:
+    """Where to look: the holes of which something is wrong. `bad`: functions whose own examples are."""
+    own = {example["function"] for example in ABOUT["examples"] if example["stage"] == stage}
+    file = ABOUT["submit"][list(ABOUT["stages"]).index(stage)]
+    lines = (HERE / file).read_text(encoding="utf-8", errors="replace").splitlines()
+    for name, task in ABOUT["tasks"][stage].items():
+        if name in own:
+            concerned = name in bad
+        else:  # the cases show it, once the functions that it calls are right
+            concerned = name in unwritten or cases_fail and not bad
+        if not concerned:
+            continue
+        marker = re.compile(rf"BEGIN SOLUTION {re.escape(name)}:")
+        place = next((f", line {i}" for i, line in enumerate(lines, 1) if marker.search(line)), "")
+        print(f"\n{name} ({file}{place})\n  {task['says']}")
+        if task["hint"]:
+            print(f"  If you are stuck: python check.py --hint {name}")
+
+
+def hint(name: str) -> str:
+    """What assignment.json has under the name; encoded there, so that nobody reads it by accident."""
+    task = next(tasks[name] for tasks in ABOUT["tasks"].values() if name in tasks)
+    return base64.b64decode(task["hint"]).decode("utf-8") if task["hint"] else task["says"]
 
 
 def main() -> int:
@@ -52,22 +84,31 @@ def main() -> int:
         prog="python check.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     stages = ", ".join(ABOUT["stages"])
+    tasks = list(dict.fromkeys(name for names in ABOUT["tasks"].values() for name in names))
     p.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {stages}; none: all of them")
     p.add_argument("--case", default="", metavar="TEXT", help="only cases with TEXT in their name: causal, d64")
     p.add_argument("--all", action="store_true", help="run every case, however many fail")
+    p.add_argument("--hint", metavar="NAME", help=f"say more about one hole, and do nothing else: {', '.join(tasks)}")
     args = p.parse_args()
     for stage in args.stages:
         if stage not in ABOUT["stages"]:
             p.error(f"STAGE is {stage!r}; accepted: {stages}")
+    if args.hint is not None:
+        if args.hint not in tasks:
+            p.error(f"--hint is {args.hint!r}; accepted: {', '.join(tasks)}")
+        print(f"{args.hint}: {hint(args.hint)}")
+        return 0
     sys.path.insert(0, str(HERE))
-    good = True
-    for stage in args.stages or ABOUT["stages"]:
-        good &= check_functions(stage, ABOUT["stages"][stage])
-        command = [sys.executable, "-m", "tools.check", stage]
-        command += ["--all"] if args.all else []
-        command += ["--case", args.case] if args.case else []
-        good &= subprocess.run(command, cwd=HERE).returncode == 0
-    return 0 if good else 1
+    arguments = ["--all"] * args.all + (["--case", args.case] if args.case else [])
+    try:
+        return 0 if all([check_stage(stage, arguments) for stage in args.stages or ABOUT["stages"]]) else 1
+    except KeyboardInterrupt:
+        return 130
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] not in ("numpy", "torch", "rich", "triton"):
+            raise
+        print(f"{missing.name} is not installed for {sys.executable}: see README.md, Set-up", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
