@@ -166,7 +166,7 @@ def test_hidden_cases_depend_on_the_secret_alone():
 
 
 def test_points_that_do_not_add_up_are_noted_and_not_refused(tmp_path):
-    assert [notes(load(name)) for name in ALL] == [[]] * len(ALL)
+    assert not any(notes(load(name)) for name in ALL[:5])
     (note,) = notes(definition(tmp_path, lambda text: text.replace("points = 8", "points = 10", 1)))
     assert "add up to 102" in note
 
@@ -186,9 +186,11 @@ def test_what_a_pattern_leaves_open(value, values):
     assert drawn == set(values)
 
 
-def test_what_the_handouts_give_away():
-    assert gives_away(load("ps1")) == ["its answers are in the handouts of ps2, ps3, ps4, ps5"]
-    assert gives_away(load("ps4"))[:2] == [
+def test_what_the_handouts_give_away(tmp_path):
+    for name in ALL[:5]:  # and no set of somebody's own
+        own(tmp_path, name, (FOLDER / name / "assignment.toml").read_text(encoding="utf-8"))
+    assert gives_away(load("ps1"), tmp_path) == ["its answers are in the handouts of ps2, ps3, ps4, ps5"]
+    assert gives_away(load("ps4"), tmp_path)[:2] == [
         "ships whole: s01, s02 (the answers of ps1); s11, s12 (the answers of ps2); s21 (the answers of ps3)",
         "hand it out after the last deadline of ps1, ps2, ps3",
     ]
@@ -241,7 +243,7 @@ def test_a_file_that_two_assignments_share_gives_answers_away(tmp_path):
 def test_check_says_what_a_handout_ships(monkeypatch, capsys):
     monkeypatch.setattr("tools.assignment.build.build", lambda *_, **__: None)
     assert command.main(["check", "ps2"]) == 0
-    assert "note: ships whole: s01, s02 (the answers of ps1)\n" in capsys.readouterr().out
+    assert "note: ships whole: s01, s02 (the answers of ps1)" in capsys.readouterr().out
 
 
 def test_check_refuses_what_build_could_not_use(monkeypatch, capsys, tmp_path):

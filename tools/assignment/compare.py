@@ -2,8 +2,7 @@
 
 All start from one file, so only what is between the SOLUTION comments is compared, a task with the same task. Comments,
 white space and the names that somebody chose are dropped; of what remains, every run of RUN tokens is counted. Two
-texts are as alike as the share of the runs that both have, wherever they stand. What the handout itself has between the
-comments does not count.
+texts are as alike as the share of the runs that both have, wherever they stand, without what the handout has there.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ from tools.assignment.tree import stripped
 from tools.check import NOT_WRITTEN
 from tools.regions import RegionError, find_regions
 
-RUN = 5  # tokens: a shorter run is in everything, one of a dozen ends at every small change
-SHORT = 40  # runs: a solution with fewer can hardly be written in two ways
+RUN, SHORT = 5, 40  # tokens of a run; runs of a solution that can hardly be written in two ways
 CPP = (
     "auto bool break case const continue do double else false float for if int return static struct template true while"
 )
