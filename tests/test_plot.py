@@ -121,9 +121,13 @@ def test_the_ladder_shows_percentages_and_regressions(sheet):
     assert [round(percent, 6) for percent, _ in bars.values()] == [60, 150]
     assert "150 %" in texts(charts.ladder(sheet))
     assert not any(", slower than" in text for text in texts(charts.ladder(sheet)))
+    for record in sheet.gpu:  # 59.9 %: what is written is what s12 has, 60 %
+        if record["name"] == "s13_triton_tuned":
+            record["ms_median"] *= 150 / 59.9
+    assert not any(", slower than" in text for text in texts(charts.ladder(sheet)))
     for record in sheet.gpu:
         if record["name"] == "s13_triton_tuned":
-            record["ms_median"] *= 3
+            record["ms_median"] *= 59.9 / 50
     assert "50 %, slower than s12" in texts(charts.ladder(sheet))
 
 

@@ -264,7 +264,7 @@ def ladder(sheet: Sheet) -> Figure | None:
                 continue
             percent, _ = values[name]
             behind = _parent_percent(name, values)
-            slower = behind is not None and percent < behind[1]
+            slower = behind is not None and round(percent) < round(behind[1])  # by what is written beside the bars
             line = style.line_style(name, stages)
             ax.barh(
                 i, percent, height=0.62, color="white" if slower else line["color"], edgecolor=line["color"],
