@@ -1,6 +1,7 @@
 """What a student gets: it says before handing in what the grader would say, its sentences are true, and it gives no
 answer away."""
 
+# ruff: noqa: E741  (the papers' symbols)
 from __future__ import annotations
 
 import dataclasses
@@ -9,7 +10,6 @@ import json
 import re
 import subprocess
 import sys
-import textwrap
 import types
 import zipfile
 
@@ -94,7 +94,6 @@ def test_what_may_be_said_is_said_of_the_right_language(handouts, name):
     )
     assert "pip install torch --index-url https://download.pytorch.org/whl/cpu" in readme
     assert (handouts / name / "student.md").is_file() and "student.md" in readme
-    assert all(len(line) <= 120 or line.startswith("|") for line in readme.splitlines())
 
 
 def test_what_depends_on_what_is_said(handouts):
@@ -420,26 +419,16 @@ def test_a_file_that_does_not_import(ps1):
 # ---- tile by tile ---------------------------------------------------------------------------------------------------
 
 
-def inlined():
-    """The step's lines in the loop, the function there and never called."""
-    begin, end = S02.index("    m_new = np.maximum"), S02.index("    # END SOLUTION")
-    body = (
-        textwrap.dedent(S02[begin:end])
-        .replace("l = alpha * l", "l_i = alpha * l_i")
-        .replace("m - m_safe", "m_i - m_safe")
-    )
-    body = body.replace("O = alpha[:, None] * O ", "O_i = alpha[:, None] * O_i ").replace(
-        "return O, m_new, l", "m_i = m_new"
-    )
-    return changed(
-        S02,
-        ("            O_i, m_i, l_i = online_softmax_step(O_i, m_i, l_i, S, V_j)\n", textwrap.indent(body, " " * 12)),
-    )
-
-
-CALL = "O_i, m_i, l_i = online_softmax_step(O_i, m_i, l_i, S, V_j)"
+CALL = "            O_i, m_i, l_i = online_softmax_step(O_i, m_i, l_i, S, V_j)\n"
+RULE = """\
+            m_new = np.maximum(m_i, S.max(axis=1))
+            m_safe = np.where(m_new == -np.inf, 0, m_new)
+            P, alpha = np.exp(S - m_safe[:, None]), np.exp(m_i - m_safe)
+            O_i, m_i, l_i = alpha[:, None] * O_i + P @ V_j, m_new, alpha * l_i + P.sum(axis=1)
+"""
+FIRST_ONLY = f"            if j == 0:\n    {CALL}                continue\n"
 WALKS = {
-    "inlined": (inlined(), "attention does not call online_softmax_step"),
+    "inlined": (changed(S02, (CALL, RULE)), "attention does not call online_softmax_step"),
     "all at once": (
         changed(
             S02,
@@ -449,18 +438,18 @@ WALKS = {
         "is called with an array of 12,288 numbers; a tile has at most 4,096",
     ),
     "called for show": (
-        inlined().replace("            m_new =", "            online_softmax_step(O_i, m_i, l_i, S, V_j)\n            m_new ="),
+        changed(S02, (CALL, f"            online_softmax_step(O_i, m_i, l_i, S, V_j)\n{RULE}")),
         "online_softmax_step is called, but the result is not made from what it returns",
     ),
-    "once in two tiles": (
-        changed(inlined(), ("            m_new =", f"            if j == 0:\n                {CALL}\n                continue\n            m_new =")),
+    "for the first tile only": (
+        changed(S02, (CALL, FIRST_ONLY + RULE)),
         "is called 1 times in a case of 64 queries and 192 keys, in which 3 tiles are seen",
     ),
     "S held": (
         changed(S02, ("    O, L = np.empty_like(Q)", "    whole = Q @ K.T  # noqa: F841\n    O, L = np.empty_like(Q)")),
         "allowed are 6,000. Something of the size of S is held.",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WALKS)
