@@ -53,8 +53,11 @@ def test_products(built):
     assert "YOUR CODE HERE" in source  # no solution in it
     with zipfile.ZipFile(built / "student.zip") as packed:
         student = set(packed.namelist())
-    assert not [name for name in student if "assignment/" in name or "secret" in name or "mutants" in name]
-    assert {"README.md", "check.py", "submit.py", "ps1.ipynb", "requirements.txt"} <= student
+    assert not [name for name in student if "secret" in name or "mutants" in name or "emulator" in name]
+    assert {name for name in student if "assignment/" in name} == {  # what check.py has of the grader
+        "tools/assignment/__init__.py", "tools/assignment/allowed.py",
+    }  # fmt: skip
+    assert {"README.md", "student.md", "check.py", "submit.py", "ps1.ipynb", "requirements.txt"} <= student
     assert oct(os.stat(built / "secret.txt").st_mode)[-3:] == "600"
     folders = {path.name for path in (built / "student" / "stages").iterdir()}
     assert folders == {"__init__.py", "common", "s01_naive", "s02_online_softmax"}

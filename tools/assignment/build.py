@@ -210,8 +210,8 @@ def _hanging(assignment: Assignment) -> list[str]:
             continue
         points = test.points + sum(other.points for other in hanging)
         text = (
-            f"**Tests {_numbers(hanging)} depend on test {test.number}.** Where that finds that what its title says does "
-            f"not hold, they score nothing either: {points:g} points in all."
+            f"**Tests {_numbers(hanging)} depend on test {test.number}.** Where it finds the opposite of its title, "
+            f"they score nothing either: {points:g} points in all."
         )
         if test.options.get("through"):
             text += (

@@ -27,9 +27,10 @@ def check_stage(stage: str, arguments: list[str]) -> bool:
     """Say everything about one stage -> whether all is well."""
     from checks import files, functions, tiles
 
+    file = files.file_of(stage)
     wrong = files.unreadable(stage)
     if wrong:
-        print(f"{wrong} Nothing of it can be graded.")
+        print(f"{wrong}\nNothing of it can be graded.")
         return False
     refused = files.refused(stage)
     for line in refused:
@@ -39,6 +40,10 @@ def check_stage(stage: str, arguments: list[str]) -> bool:
     missing = files.undefined(stage)
     for line in missing:
         print(line)
+    broken = functions.broken(stage)
+    if broken:
+        print(f"{file} cannot be imported: {broken}\nNothing of it can be graded.")
+        return False
     bad = functions.check(stage)
     sys.stdout.flush()  # what the next process prints comes after this
     command = [sys.executable, "-m", "tools.check", stage, "--no-hints", *arguments]
@@ -46,18 +51,17 @@ def check_stage(stage: str, arguments: list[str]) -> bool:
     if code == 130:
         raise KeyboardInterrupt
     good = code == 0 and not (refused or missing or bad)
-    if code == 0:
+    if code == 0 and not bad:
         good &= tiles.check(stage)
     elif any(wanted["stage"] == stage for wanted in ABOUT["tiles"]):
-        print("Tile by tile: tried as soon as the cases above pass.")
-    show_hints(stage, bad, code != 0, files.not_written(stage))
+        print("Tile by tile: tried as soon as everything above is right.")
+    show_hints(stage, file, bad, code != 0, files.not_written(stage))
     return good
 
 
-def show_hints(stage: str, bad: list[str], cases_fail: bool, unwritten: list[str]) -> None:
+def show_hints(stage: str, file: str, bad: list[str], cases_fail: bool, unwritten: list[str]) -> None:
     """Where to look: the holes of which something is wrong. `bad`: functions whose own examples are."""
     own = {example["function"] for example in ABOUT["examples"] if example["stage"] == stage}
-    file = ABOUT["submit"][list(ABOUT["stages"]).index(stage)]
     lines = (HERE / file).read_text(encoding="utf-8", errors="replace").splitlines()
     for name, task in ABOUT["tasks"][stage].items():
         if name in own:
