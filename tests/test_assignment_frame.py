@@ -466,6 +466,15 @@ def test_what_is_wrong_with_a_file_is_said_once(tmp_path, ps1_worker, text, stat
     assert "not graded" not in feedback.page(data, "t", "w").lower() + feedback.summary(data).lower()
 
 
+def test_a_kernel_that_is_not_there(tmp_path):
+    assignment = load("ps3")
+    text = '#include "ptx.cuh"\n#include "params.cuh"\n// attention_kernel\nvoid f() {}\n'
+    (tmp_path / "kernel.cu").write_text(text, encoding="utf-8")
+    grades = grading.grade(assignment, tmp_path, "secret", select=lambda t: t.number in ("1.1", "3.1"))
+    assert {g.outcome.message for g in grades.graded} == {"`attention_kernel` is not defined in the file."}
+    assert "attention_kernel" in gradescope.results(grades)["output"]
+
+
 def test_what_the_compiler_says_is_said_once():
     assignment = load("ps3")
     context = Context(assignment, assignment.tests[0], None, "secret", "x")
@@ -721,7 +730,9 @@ def test_advice_fits_the_stage():
 
 
 def test_a_sentence_ends_once():
-    assert kinds.looks("start at -inf") == kinds.looks("start at -inf.") == "What the result looks like: start at -inf."
+    for cause in ("start at -inf", "start at -inf."):
+        assert kinds.looks((cause,)) == ["What the result looks like: start at -inf."]
+    assert kinds.looks(("a", "b")) == ["What the result looks like in some cases: a.", "In others: b."]
 
 
 def test_a_softmax_without_maximum_has_one_name():

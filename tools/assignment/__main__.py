@@ -34,6 +34,7 @@ from rich.table import Table
 
 from tools.assignment.definition import ROOT, DefinitionError, load, names
 from tools.assignment.strip import StripError
+from tools.assignment.submission import SubmissionError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, quiet=getattr(args, "quiet", False))
     try:
         return COMMANDS[args.command](args, console)
-    except (DefinitionError, StripError) as error:
+    except (DefinitionError, StripError, SubmissionError) as error:
         p.error(str(error))
     except KeyboardInterrupt:
         return 130
