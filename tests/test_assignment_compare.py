@@ -154,6 +154,16 @@ def test_files_without_their_comments(tmp_path):
     assert of_submission(assignment, tmp_path / "nobody")[1]
 
 
+def test_the_courses_own_file_is_named(tmp_path):
+    """It lacks the comments of tasks that only the handout marks."""
+    assignment = load("ps1")
+    own = {path: stage.kernel_file.read_text("utf-8") for stage, path in zip(assignment.stages, assignment.submitted)}
+    hand_in(tmp_path, own)
+    found, problems = of_submission(assignment, tmp_path)
+    assert list(found) == ["s01 naive", "s02 online_softmax_step"]
+    assert problems == [f"s02 {task}: it is the course's own file" for task in ("key_loop", "merge")]
+
+
 def test_tokens():
     assert tokens('x = np.exp(y)  # "why"\n', ".py") == ["name", "=", "name", ".", "exp", "(", "name", ")"]
     assert tokens('for k in "a # b":', ".py") == ["for", "name", "in", '"a # b"', ":"]

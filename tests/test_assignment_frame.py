@@ -8,29 +8,35 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 import zipfile
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from reference import Case, oracle
 from stages import get
 from stages.common.where import where
-from tools.assignment import feedback, gradescope, grading, hidden, kinds, places, submission
+from tools.assignment import feedback, functions, gradescope, grading, hidden, kinds, places, submission
 from tools.assignment.allowed import refusals
+from tools.assignment.build import autograder
 from tools.assignment.definition import load, names
+from tools.assignment.diagnose import NO_MAXIMUM, diagnose
 from tools.assignment.grading import Graded, Grades
-from tools.assignment.kinds import CRASHED, MISSING, PASSED, UNGRADED, WRONG, Context, Outcome, _conflicts
+from tools.assignment.kinds import CRASHED, MISSING, PASSED, REFUSED, UNGRADED, WRONG, Context, Outcome, _conflicts
 from tools.assignment.leaks import distinctive, leaks
+from tools.assignment.notebook import notebook
 from tools.assignment.overlap import instrumented, parse
 from tools.assignment.process import Answer, Pause, Worker
 from tools.assignment.strip import StripError, strip
 from tools.assignment.tensors import describe
 from tools.assignment.tree import handout, stripped
-from tools.check import NOT_WRITTEN
+from tools.check import ADVICE, NOT_WRITTEN
 from tools.regions import Region
 
 ALL = names()
@@ -247,6 +253,206 @@ def test_hostile_zips(tmp_path):
         submission.read(load("ps1"), tmp_path / "half.zip")
 
 
+def zip_of(files, name="x.zip"):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as packed:
+        for path, text in files.items():
+            packed.writestr(path, text)
+    return data.getvalue()
+
+
+def test_a_zip_in_a_folder_is_opened(tmp_path):
+    (tmp_path / "any name.zip").write_bytes(zip_of({f"hw/{S01}": "a", f"hw/{S02}": "b"}))
+    assert submission.read(load("ps1"), tmp_path).files == {S01: "a", S02: "b"}
+    put(tmp_path, {S01: "newer"})  # files that lie beside it go first
+    assert submission.read(load("ps1"), tmp_path).files == {S01: "newer"}
+
+
+def test_a_zip_in_a_zip_is_opened_and_no_deeper(tmp_path):
+    inner = zip_of({S01: "a", S02: "b"})
+    path = tmp_path / "ada.zip"
+    path.write_bytes(zip_of({"submission.zip": inner}))
+    assert submission.read(load("ps1"), path).files == {S01: "a", S02: "b"}
+    path.write_bytes(zip_of({"submission.zip": zip_of({"submission.zip": inner})}))
+    with pytest.raises(submission.SubmissionError, match="a zip in a zip in a zip"):
+        submission.read(load("ps1"), path)
+
+
+@pytest.mark.parametrize(
+    "files, says",
+    (
+        ({"mia.zip": "my work"}, "mia.zip is not a zip; hand in submission.zip"),
+        ({"mia.tar.gz": "my work"}, "mia.tar.gz is not a zip"),
+        ({"a.zip": "x", "b.zip": "y"}, "2 archives and none of the files: a.zip, b.zip"),
+        ({"a.ipynb": "{}", "b.ipynb": "{}"}, "2 notebooks"),
+        ({"a.ipynb": '{"cells": []}'}, "has no %%task cells; hand in submission.zip"),
+        ({"a.ipynb": "[" * 100_000}, "no notebook that can be read"),
+        ({"a.ipynb": '{"cells": [{"cell_type": "code", "source": "%%task s01 nave\\n1"}]}'}, "task is 'nave'"),
+        ({"a.ipynb": '{"cells": [{"cell_type": "code", "source": "%%task ../x y\\n1"}]}'}, "stage is '../x'"),
+    ),
+)
+def test_what_cannot_be_opened_says_what_to_hand_in(tmp_path, files, says):
+    with pytest.raises(submission.SubmissionError) as error:
+        submission.read(load("ps1"), put(tmp_path, files))
+    assert says in str(error.value)
+    if len(files) == 1 and "zip" in says:
+        (path,) = tmp_path.iterdir()
+        if path.suffix != ".ipynb":
+            with pytest.raises(submission.SubmissionError, match="is not a zip"):
+                submission.read(load("ps1"), path)
+
+
+def test_a_name_that_two_files_have_says_nothing(tmp_path):
+    found = submission.read(load("ps1"), put(tmp_path, {"kernel.py": "a"}))
+    assert not found.files
+    assert "kernel.py does not say whether it is" in found.problems[S01] and "s02.py" in found.problems[S02]
+
+
+def test_a_file_as_a_learning_platform_names_it(tmp_path):
+    path = tmp_path / "ada_123_kernel.cu"
+    path.write_text("a")
+    assignment = load("ps3")
+    assert submission.read(assignment, path).files == {assignment.submitted[0]: "a"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_filled_notebook_is_the_files(tmp_path, name):
+    """Also in an unpacked autograder, which has no solution to cut the handout's files from."""
+    assignment = load(name)
+    (tmp_path / "book.ipynb").write_text(notebook(assignment, "text", source=True), encoding="utf-8")
+    found = submission.read(assignment, tmp_path)
+    for stage, path in zip(assignment.stages, assignment.submitted):
+        assert code(found.files[path]) == code(stage.kernel_file.read_text(encoding="utf-8"))
+    assert "book.ipynb" in found.note
+    (tmp_path / "book.ipynb").write_text(notebook(assignment, "text", source=False), encoding="utf-8")
+    empty = submission.read(assignment, tmp_path)
+    assert empty.files == {p: stripped(assignment, s) for s, p in zip(assignment.stages, assignment.submitted)}
+
+
+def code(text):
+    """Without the markers, which a handout has around lines that the stage does not mark."""
+    return [line for line in text.splitlines() if " SOLUTION" not in line]
+
+
+def test_an_unpacked_autograder_does_the_same(tmp_path):
+    assignment = load("ps1")
+    autograder(assignment, "secret", tmp_path / "grader")
+    (tmp_path / "book.ipynb").write_text(notebook(assignment, "text", source=True), encoding="utf-8")
+    script = (
+        "import json\nfrom tools.assignment import gradescope, submission\n"
+        "from tools.assignment.definition import load\n"
+        f"files = submission.read(load('ps1'), {str(tmp_path / 'book.ipynb')!r}).files\n"
+        "print(json.dumps([gradescope.build('ps1'), files]))"
+    )
+    command = [sys.executable, "-B", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path / "grader", capture_output=True, text=True, check=True)
+    build, files = json.loads(done.stdout)
+    assert build == gradescope.build("ps1")
+    assert all(code(files[p]) == code(s.kernel_file.read_text()) for s, p in zip(assignment.stages, files))
+
+
+# ---- files that are no good as a whole ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ps1_worker():
+    with grading.worker_for(load("ps1")) as worker:
+        yield worker
+
+
+@pytest.mark.parametrize(
+    "text, status, whole, says",
+    (
+        (None, MISSING, "it is missing", f"{S01} is missing"),
+        (" \n", MISSING, "it is empty", "The file is empty."),
+        ("import numpy as np\n", CRASHED, "`attention` is not defined in the file", "`attention` is not defined"),
+        ("# def attention(): pass\n", CRASHED, "`attention` is not defined in the file", "`attention` is not defined"),
+        ("import os\n", REFUSED, "it is refused", "line 1: import os is not accepted"),
+        ("def attention(:\n", CRASHED, "it is not Python", "SyntaxError: "),
+        ("def attention():\n  x\n y\n", CRASHED, "it is not Python", "IndentationError: "),
+        ("from numpy import nix\ndef attention(): pass\n", CRASHED, "it cannot be imported", "ImportError: "),
+    ),
+)
+def test_what_is_wrong_with_a_file_is_said_once(tmp_path, ps1_worker, text, status, whole, says):
+    """At the top; every test refers to it; and the other file is graded."""
+    assignment = load("ps1")
+    work = put(tmp_path, {S02: get("s02").kernel_file.read_text(encoding="utf-8")} | ({S01: text} if text else {}))
+    chosen = ("1.1", "1.2", "2.1")
+    grades = grading.grade(assignment, work, "secret", worker=ps1_worker, select=lambda t: t.number in chosen)
+    assert [g.outcome.status for g in grades.graded] == [status, status, PASSED]
+    data = gradescope.results(grades)
+    assert gradescope.problems(data) == []
+    assert data["output"].count(says) == 1 and data["output"].startswith(f"{S01}: ") and S02 not in data["output"]
+    for test in data["tests"][:2]:
+        assert test["output"] == f"0 points, because of the file as a whole: {whole}. See above."
+        assert feedback.word(test) == "not counted"
+    assert feedback.lost(data) == [(f"s01's file: {whole}", 11, ["1.1", "1.2"])]
+    assert "not graded" not in feedback.page(data, "t", "w").lower() + feedback.summary(data).lower()
+
+
+def test_a_kernel_that_is_not_there(tmp_path):
+    assignment = load("ps3")
+    text = '#include "ptx.cuh"\n#include "params.cuh"\n// attention_kernel\nvoid f() {}\n'
+    (tmp_path / "kernel.cu").write_text(text, encoding="utf-8")
+    grades = grading.grade(assignment, tmp_path, "secret", select=lambda t: t.number in ("1.1", "3.1"))
+    assert {g.outcome.message for g in grades.graded} == {"`attention_kernel` is not defined in the file."}
+    assert "attention_kernel" in gradescope.results(grades)["output"]
+
+
+def test_what_the_compiler_says_is_said_once():
+    assignment = load("ps3")
+    context = Context(assignment, assignment.tests[0], None, "secret", "x")
+    failed = kinds.failure(context, {"type": "CompileError", "text": "no such\nthing"}, "")
+    graded = tuple(Graded(test, failed.outcome, 1) for test in assignment.tests[:3])
+    data = gradescope.results(Grades(assignment, graded, 1))
+    assert json.dumps(data["tests"]).count("no such") == 0 and data["output"].count("no such") == 1
+    assert "\n    thing" in data["output"]  # as code
+
+
+def test_a_function_that_is_missing_is_named(tmp_path, ps1_worker):
+    text = get("s02").kernel_file.read_text(encoding="utf-8").replace("def merge(", "def merg(")
+    grades = grading.grade(
+        load("ps1"),
+        put(tmp_path, {S02: text}),
+        "secret",
+        worker=ps1_worker,
+        select=lambda t: t.number in ("2.1", "4.1"),
+    )
+    assert [g.outcome.message for g in grades.graded] == ["", "`merge` is not defined in the file."]
+
+
+def test_what_a_test_depends_on_is_named():
+    test = next(t for t in load("ps1").tests if t.only_if)
+    gate = Outcome(REFUSED, "The result is right, but f is never called.\nMore.", causes=("f is never called",))
+    outcome = grading.gated(test, gate)
+    assert (
+        outcome.message == "0 points, because of test 3.1, see there: f is never called."
+        and outcome.causes == gate.causes
+    )
+    assert "of test 3.1, see there: Memory grows." in grading.gated(test, Outcome("memory", "Memory grows.")).message
+
+
+@pytest.mark.parametrize(
+    "calls, largest, causes, says",
+    (
+        (4, 4096, (), ""),
+        (0, 0, (), "is never called"),
+        (3, 4096, (), "is not called for every tile"),
+        (2, 8192, (), "gets more than a tile at once"),
+        (4, 4096, ("out is wrong",), "it is not what comes out of"),
+    ),
+)
+def test_how_tiles_get_round_the_step(calls, largest, causes, says):
+    assignment = load("ps1")
+    (test,) = [t for t in assignment.tests if t.number == "3.2"]
+    context = Context(assignment, test, None, "secret", "")
+    case = Case("float32", 32, 100, 128, nheads=1, nheads_k=1)
+    found = kinds.went_round(context, {"through": [calls, largest]}, case, causes, "step")
+    assert bool(found) == bool(says) and says in found
+    message = kinds.round_about(context, "x", "step").message
+    assert "a tile of 64 keys at a time" in message and "call of `step`" in message
+
+
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +517,35 @@ def test_a_page_shows_what_is_said_and_runs_nothing():
     page = feedback.page(data, "A & B", "<b>me</b>")
     assert "<script>" not in page and "&lt;b&gt;me" in page and "not graded" in page
     assert "| 1.1 One tile (s11) | passed | 10 / 10 |" in feedback.summary(data)
+
+
+def test_what_to_repair_first_is_what_cost_most():
+    """A test that two causes may explain counts for the one that explains more."""
+    assignment = load("ps1")
+    causes = {"1.1": ("a", "b"), "2.2": ("b",), "2.3": ("b",), "3.1": ("c",)}
+    graded = []
+    for test in assignment.tests:
+        own = causes.get(test.number, ())
+        graded.append(Graded(test, Outcome(WRONG, "x", causes=own) if own else Outcome(PASSED), 1))
+    data = gradescope.results(Grades(assignment, tuple(graded), 1))
+    assert feedback.lost(data) == [("b", 21, ["1.1", "2.2", "2.3"]), ("c", 5, ["3.1"])]
+    page = feedback.page(data, "title", "who")
+    assert page.index("What to repair first") < page.index("<strong>21 points</strong>: b") < page.index("<details")
+    assert page.count("<details") == len(assignment.tests) and page.count(" open>") == 4
+    assert "What to repair" not in feedback.page({"score": 1.0, "tests": [], "extra_data": {}}, "title", "who")
+
+
+def test_a_page_says_when_and_by_what():
+    data = gradescope.results(some_grades())
+    about = data["extra_data"]
+    for text in (feedback.page(data, "t", "w"), feedback.summary(data)):
+        assert f"Graded {about['graded']}, ps2 build {gradescope.build('ps2')}" in text
+    assert gradescope.build("ps1") != gradescope.build("ps2")
+
+
+def test_prose_is_prose_and_code_is_code():
+    made = feedback.prose("It is <so>, in `f`:\n    x = 1\n\n      y\nEnd.")
+    assert made == "<p>It is &lt;so&gt;, in <code>f</code>:</p><pre>x = 1\n  y</pre><p>End.</p>"
 
 
 # ---- counters -------------------------------------------------------------------------------------------------------
@@ -408,6 +643,79 @@ def test_advice_is_given_where_simpler_tests_passed(monkeypatch):
         message = kinds.attention(context).message
         assert cause in message and ".." not in message
         assert ("One tile is right." in message) == (not failed and not named)
+
+
+def test_advice_fits_the_stage():
+    assert "running maximum" not in kinds.advice(get("s01"), "large logits")
+    assert kinds.advice(get("s01"), "large logits") == "Subtract the row's maximum before exp."
+    assert "running maximum" in kinds.advice(get("s02"), "large logits")
+    for about in ADVICE:
+        assert kinds.advice(get("s01"), about).endswith((".", "?"))
+
+
+def test_a_sentence_ends_once():
+    for cause in ("start at -inf", "start at -inf."):
+        assert kinds.looks((cause,)) == ["What the result looks like: start at -inf."]
+    assert kinds.looks(("a", "b")) == ["What the result looks like in some cases: a.", "In others: b."]
+
+
+def test_a_softmax_without_maximum_has_one_name():
+    """Where it overflows and where it underflows, in float32; and nothing else has that name."""
+    for family in ("shifted", "negative"):
+        case = Case("float32", 16, 24, 40, family=family)
+        q, k, v = case.inputs()
+        S = torch.einsum("bihd,bjhd->bhij", q, k) * case.headdim**-0.5
+        P = S.exp()
+        l = P.sum(dim=3)  # noqa: E741
+        out = torch.einsum("bhij,bjhd->bihd", P, v) / l.transpose(1, 2)[..., None]
+        assert not out.isfinite().all()
+        assert diagnose(case, q, k, v, out, l.log(), None) == (NO_MAXIMUM,)
+        right, lse = oracle(q, k, v)
+        assert NO_MAXIMUM not in diagnose(case, q, k, v, right * 1.5, lse, None)
+
+
+# ---- single functions -----------------------------------------------------------------------------------------------
+
+
+def asked(function, **options):
+    return functions.FUNCTIONS[function](hidden.generator("secret"), options)
+
+
+@pytest.mark.parametrize("state", ("new", "growing", "mixed", "masked"))
+def test_the_step_s_mistakes_have_names(state):
+    for question in asked("online_softmax_step", state=state):
+        O, m, l = question.expected  # noqa: E741
+        assert functions.answer_problem(question, (O, m, l)) == ""
+        assert functions.answer_problem(question, (O, l, m)) == "m and l are swapped"
+        assert functions.answer_problem(question, (m, O, l)) == "O and m are swapped"
+        assert "returned 1 value; expected O, m, l" in functions.answer_problem(question, (O,))
+        O_0, m_0, l_0, S, V = question.arguments
+        if state != "new":
+            wrong = functions._step(O_0, m_0, l_0, S, V, keep="l")
+            assert functions.answer_problem(question, wrong) == functions.MISTAKES_OF_STEP["O"]
+            nothing = tuple(np.zeros_like(x) for x in question.expected)
+            assert functions.answer_problem(question, nothing) == "online_softmax_step: O is wrong"
+
+
+def test_merge_is_asked_where_exp_is_of_no_use():
+    """In every question, the public one too, and not where it is about sides without keys."""
+
+    def plain(O_a, L_a, O_b, L_b):
+        with np.errstate(all="ignore"):
+            a, b = np.exp(L_a), np.exp(L_b)
+            total = np.where(a + b == 0, 1, a + b)[:, None]
+            return (a[:, None] * O_a + b[:, None] * O_b) / total, np.log(a + b)
+
+    for question in asked("merge", count=20):
+        found = functions.answer_problem(question, plain(*question.arguments))
+        assert found == "exp(L) alone overflows, and underflows: subtract the larger first"
+        O, L = (x.copy() for x in question.expected)  # noqa: E741
+        O[1] = np.nan
+        assert functions.answer_problem(question, (O, L)).startswith("exp(L) alone overflows:")
+        O[0] = 0
+        assert functions.answer_problem(question, (O, L)) == "merge: O has NaN"
+    for question in asked("merge", count=20, empty=True):
+        assert functions.answer_problem(question, plain(*question.arguments)) == ""
 
 
 @pytest.mark.parametrize("name, hint", [("ps1", False), ("ps2", True)])

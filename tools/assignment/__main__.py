@@ -35,6 +35,7 @@ from rich.table import Table
 
 from tools.assignment.definition import ROOT, Assignment, DefinitionError, load, names, notes, require_text
 from tools.assignment.strip import StripError
+from tools.assignment.submission import SubmissionError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, quiet=getattr(args, "quiet", False))
     try:
         return COMMANDS[args.command](args, console)
-    except (DefinitionError, StripError) as error:
+    except (DefinitionError, StripError, SubmissionError) as error:
         p.error(str(error))
     except KeyboardInterrupt:
         return 130

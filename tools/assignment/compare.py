@@ -93,9 +93,11 @@ def of_submission(assignment: Assignment, path: Path) -> tuple[Runs, list[str]]:
             written = regions(files.get(name, ""), stage.kernel_file.suffix)
         except RegionError as error:
             written, problems = {}, [*problems, f"{stage.short}: {str(error).partition(': ')[2]}"]
+        own = files.get(name) == stage.kernel_file.read_text(encoding="utf-8")
+        absent = "it is the course's own file" if own else "no such comments"
         for task in assignment.tasks_of(stage):
             if task.name not in written:
-                problems.append(f"{stage.short} {task.name}: no such comments")
+                problems.append(f"{stage.short} {task.name}: {absent}")
             elif NOT_WRITTEN in written[task.name]:
                 problems.append(f"{stage.short} {task.name}: not written")
             else:
@@ -122,8 +124,7 @@ def overall(a: Runs, b: Runs) -> float:
 
 
 def pairs(found: dict[str, Runs]) -> list[Pair]:
-    """Every two submissions that have a task in common, the most alike first."""
-    made = []
+    made = []  # the most alike first
     for a, b in itertools.combinations(sorted(found), 2):
         most = {task: alike(found[a][task], found[b][task]) for task in sorted(found[a].keys() & found[b].keys())}
         if most:
@@ -136,9 +137,8 @@ def show(console: Console, assignment: Assignment, folder: Path, top: int) -> No
         handed_in = [(one.who, gathered(one, Path(several))) for one in submissions(folder)[0]]
         everything = {who: of_submission(assignment, path) for who, path in handed_in}
     found, own = {who: mine for who, (mine, _) in everything.items()}, of_solution(assignment)
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in ("one", "other", "alike", "most alike in", "one and solution", "other and solution"):
-        table.add_column(column)
+    columns = ("one", "other", "alike", "most alike in", "one and solution", "other and solution")
+    table = Table(*columns, box=box.SIMPLE, pad_edge=False)
     for pair in pairs(found)[:top]:
         solution = (f"{overall(found[who], own):.0%}" for who in (pair.a, pair.b))
         table.add_row(escape(pair.a), escape(pair.b), f"{pair.alike:.0%}", f"{pair.task} {pair.most:.0%}", *solution)

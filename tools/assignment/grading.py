@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import os
 import re
@@ -21,7 +20,6 @@ from tools.assignment.allowed import refusals
 from tools.assignment.definition import ROOT, Assignment, Test
 from tools.assignment.kinds import (
     CRASHED,
-    ENTRY,
     KINDS,
     MEMORY,
     MISSING,
@@ -38,6 +36,7 @@ from tools.assignment.kinds import (
 from tools.assignment.process import Worker
 from tools.assignment.tree import for_worker
 
+KERNEL = "attention_kernel"  # what the frame launches of a CUDA stage
 SPARE_S = 20  # of the time limit, for what is not a test
 GPU_HOST_MB = 12_000  # of the host, beside what a stage takes there: libraries that begin with the first use of a GPU
 
@@ -171,25 +170,15 @@ def whole_files(assignment: Assignment, found: submission.Found, static: bool) -
             wholes[name] = Outcome(MISSING, "The file is empty.", whole="it is empty")
         elif static and (text := _refused(stage, found.files[name], assignment.accept)):
             wholes[name] = Outcome(REFUSED, text, whole="it is refused")
-        elif not _defines(stage, found.files[name]):
-            wholes[name] = Outcome(CRASHED, f"{undefined(entry(stage))}.", whole=undefined(entry(stage)))
+        elif _without_kernel(stage, found.files[name]):
+            wholes[name] = Outcome(CRASHED, f"{undefined(KERNEL)}.", whole=undefined(KERNEL))
     return wholes
 
 
-def entry(stage) -> str:
-    """What the frame calls in the stage's file."""
-    return f"{ENTRY}_kernel" if stage.capability.backend == "cuda" else ENTRY
-
-
-def _defines(stage, text: str) -> bool:
-    """Whether the file has the entry's name. One that is not even Python has: the import says better what is wrong."""
-    if stage.capability.backend == "cuda":
-        return bool(re.search(rf"\b{entry(stage)}\b", re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)))
-    try:
-        nodes = list(ast.walk(ast.parse(text.encode("utf-8"))))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return True
-    return any(ENTRY in (getattr(n, "name", ""), getattr(n, "id", ""), getattr(n, "asname", "")) for n in nodes)
+def _without_kernel(stage, text: str) -> bool:
+    """Whether it is a file of CUDA that has no attention kernel, for which the compiler has only riddles."""
+    bare = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+    return stage.capability.backend == "cuda" and not re.search(rf"\b{KERNEL}\b", bare)
 
 
 def _refused(stage, text: str, accept: tuple[str, ...]) -> str:

@@ -169,8 +169,11 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
-def looks(cause: str) -> str:
-    return sentence(f"What the result looks like: {cause}")
+def looks(causes: tuple[str, ...]) -> list[str]:
+    """Lines; several causes are those of different cases, or they would contradict each other."""
+    first, *others = causes
+    where = " in some cases" if others else ""
+    return [sentence(f"What the result looks like{where}: {first}"), *(sentence(f"In others: {c}") for c in others)]
 
 
 def _tail(text: str, n: int) -> str:
@@ -390,7 +393,7 @@ def attention(context: Context) -> Outcome:
     about = context.test.about
     lines = [f"{len(problems)} of {len(asked)} hidden cases are wrong."]
     told = likeliest([causes for causes, _ in problems])
-    lines += [looks(cause) for cause in told]
+    lines += looks(told)
     unexplained = any(part in cause for cause in told for part in UNEXPLAINED)
     # Beside a mistake that has a name it would lead astray, and so where simpler cases are wrong too.
     if about in ADVICE and unexplained and not context.failed:
@@ -442,7 +445,7 @@ def function(context: Context) -> Outcome:
     if not wrong:
         return Outcome(PASSED)
     told = tuple(dict.fromkeys(wrong))
-    text = "\n".join(map(looks, told))
+    text = "\n".join(looks(told))
     return Outcome(WRONG, f"{len(wrong)} of {len(questions)} hidden calls are wrong.\n{text}", causes=told)
 
 
