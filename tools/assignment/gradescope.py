@@ -73,7 +73,7 @@ def build(assignment_name: str, root: Path = ROOT) -> str:
     digest = hashlib.sha256((root / "assignments" / assignment_name / "assignment.toml").read_bytes())
     for folder in ("tools/assignment", "tools/emulator", "reference", "stages/common"):
         for path in sorted((root / folder).rglob("*")):
-            if path.is_file() and path.suffix != ".pyc":
+            if path.is_file() and path.suffix not in (".pyc", ".md"):  # a handout's texts are others
                 digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:10]
 
