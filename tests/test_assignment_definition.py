@@ -51,10 +51,10 @@ def test_a_definition(name):
     assert len((assignment.folder / "README.md").read_text(encoding="utf-8")) > 1000  # a handout's text
 
 
-def definition(tmp_path, change):
+def definition(tmp_path, change, name="ps1"):
     folder = tmp_path / "psx"
     folder.mkdir(exist_ok=True)
-    text = (FOLDER / "ps1" / "assignment.toml").read_text(encoding="utf-8")
+    text = (FOLDER / name / "assignment.toml").read_text(encoding="utf-8")
     (folder / "assignment.toml").write_text(change(text), encoding="utf-8")
     return load("psx", tmp_path)
 
@@ -140,6 +140,33 @@ def test_a_wrong_definition_says_so(tmp_path, old, new, says):
 
     with pytest.raises(DefinitionError, match="assignment.toml") as error:
         definition(tmp_path, change)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, old, new, says",
+    (
+        ("ps3", 'needs = "gpu"', "", "needs is missing; accepted for kind speed: gpu"),
+        ("ps3", 'dtype = "float16"', 'dtype = "float32"', "dtype is 'float32'; accepted: float16, bfloat16"),
+        ("ps3", 'headdim = "33..63"', 'headdim = "33..163"', "whole numbers from 1 to 128"),
+        ("ps4", 'during = "some"', "", "during and barriers are missing"),
+        (
+            "ps4",
+            'kind = "overlap"\nduring = "some"',
+            'kind = "launches"\nprograms = "head"',
+            "for triton stages; s22 is cuda",
+        ),
+        ("ps4", 'check = "races"', 'check = "race"', "accepted: conflicts, races"),
+        ("ps4", 'kind = "emulator"\ncheck = "races"', 'kind = "overlap"\nduring = "all"', "has 2 cases"),
+    ),
+)
+def test_what_cuda_stages_do_not_take_is_refused(tmp_path, name, old, new, says):
+    def change(text):
+        assert old in text
+        return text.replace(old, new, 1)
+
+    with pytest.raises(DefinitionError) as error:
+        definition(tmp_path, change, name)
     assert says in str(error.value)
 
 
