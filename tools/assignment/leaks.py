@@ -76,7 +76,7 @@ def leaks(assignment: Assignment, folder: Path) -> list[Leak]:
 
 
 def _prose(text: str) -> str:
-    """Folded, in small letters, as it is read: without comments' signs at new lines and without a notebook's escapes."""
+    """Folded, in small letters, as it is read: no comment signs at new lines, no escapes of a notebook."""
     plain = text.replace('\\"', '"').replace("\\n", "\n")
     return fold(re.sub(r"\n\s*(#|//)", "\n", plain)).casefold()
 
