@@ -136,7 +136,7 @@ def test_nothing_is_given_away(handouts, name):
         ("stages/s20_mma/README.md", "xor   the 16-Byte"),
         ("stages/common/ptx.cuh", "// for that, XOR the\n// 16-byte chunk"),
         ("stages/common/x.py", "# for that, XOR\n    # the 16-byte chunk"),
-        ("book.ipynb", json.dumps({"cells": [{"source": "one can XOR the 16-byte chunk"}]})),
+        ("book.ipynb", json.dumps({"cells": [{"source": "one can XOR the\n16-byte chunk"}]})),
     ),
 )
 def test_a_secret_phrase_is_found_wherever_it_is(tmp_path, place, text):

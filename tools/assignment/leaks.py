@@ -70,10 +70,15 @@ def leaks(assignment: Assignment, folder: Path) -> list[Leak]:
         # In a notebook a line is a string of JSON: its quotes are escaped.
         text = fold(data) + ("\n" + fold(data.replace('\\"', '"')) if '\\"' in data else "")
         found += [Leak(relative, *lines[line]) for line in lines if line in text]
-        # A comment that goes on in the next line has its sign in between.
-        text = text.casefold() + "\n" + fold(re.sub(r"\s*\n\s*(#|//)", " ", data)).casefold()
+        text = _prose(data)
         found += [Leak(relative, *phrases[phrase]) for phrase in phrases if phrase in text]
     return found
+
+
+def _prose(text: str) -> str:
+    """Folded, in small letters, as it is read: no comment signs at new lines, no escapes of a notebook."""
+    plain = text.replace('\\"', '"').replace("\\n", "\n")
+    return fold(re.sub(r"\n\s*(#|//)", "\n", plain)).casefold()
 
 
 def _all(folder: Path) -> Iterable[Path]:
