@@ -112,6 +112,22 @@ def an_unusual_zip(folder: Path) -> None:
         packed.writestr(S01, source(S01))
 
 
+def a_text_called_zip(folder: Path) -> None:
+    folder.rmdir()
+    folder.with_suffix(".zip").write_text("my work", encoding="utf-8")
+
+
+def zips_without_end(folder: Path) -> None:
+    """A zip in a zip, ten times over."""
+    folder.rmdir()
+    path = folder.with_suffix(".zip")
+    path.write_bytes(b"")
+    for _ in range(10):
+        inner = path.read_bytes()
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr("submission.zip", inner)
+
+
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "empty": lambda folder: None,
     "no_text": raw(bytes(range(256)) * 8),
@@ -128,6 +144,12 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "half_a_zip": half_a_zip,
     "damaged_zip": a_damaged_zip,
     "unusual_zip": an_unusual_zip,
+    "text_called_zip": a_text_called_zip,
+    "zips_without_end": zips_without_end,
+    "broken_notebook": lambda folder: put(folder, "ps1.ipynb", '{"cells": [{"cell_type": "code", "source": [1]}]}'),
+    "notebook_of_another": lambda folder: put(
+        folder, "ps1.ipynb", '{"cells": [{"cell_type": "code", "source": "%%task s21 swizzle\\nx"}]}'
+    ),
     "endless": with_body("    while True:\n        pass\n"),
     "memory": with_body("    np.ones(1 << 33)\n    x = [np.ones(1 << 24) for _ in range(200)]\n"),
     "recursion": with_body("    return naive_attention(Q, K, V, softmax_scale, causal)\n"),

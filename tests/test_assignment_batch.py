@@ -282,6 +282,14 @@ def test_what_is_not_there_is_one_error(capsys, monkeypatch, tmp_path):
     assert ended.value.code == 2 and "nosuch.zip', which is not there; accepted:" in said.err and not said.out
 
 
+def test_one_submission_is_no_folder_of_them(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("ASSIGNMENT_SECRET", SECRET)
+    solution(tmp_path / "ada")
+    with pytest.raises(SystemExit) as ended:
+        main(["batch", "ps1", str(tmp_path / "ada"), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2 and "which is one submission" in capsys.readouterr().err
+
+
 def test_the_table_is_printed(by_name, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ASSIGNMENT_SECRET", SECRET)
     monkeypatch.setenv("COLUMNS", "200")

@@ -225,6 +225,8 @@ def batch_all(args, console: Console) -> int:
     assignment = load(args.name)
     if not args.folder.is_dir():
         raise DefinitionError(f"FOLDER is {str(args.folder)!r}; accepted: a folder of submissions")
+    if (args.folder / "stages").is_dir():
+        raise DefinitionError(f"FOLDER is {str(args.folder)!r}, which is one submission; accepted: a folder of them")
     if args.jobs < 1:
         raise DefinitionError(f"--jobs is {args.jobs}; accepted: 1 or more")
     signal.signal(signal.SIGTERM, _interrupted)
