@@ -33,7 +33,8 @@ from stages.common.where import where
 from tools.regions import RegionError, find_regions
 
 STOP_AFTER = 10  # wrong cases
-HAS_MAKE = (Path(__file__).resolve().parents[1] / "Makefile").is_file()  # an assignment's handout has none
+# An assignment's handout has a check.py in its root, and no Makefile.
+HAS_MAKE = not (Path(__file__).resolve().parents[1] / "check.py").is_file()
 SEVERAL = 3  # wrong cases from which what they have in common says something
 LUCKY = 0.1  # the share of a property's cases that a kernel which is wrong there may pass
 NOT_WRITTEN = "YOUR CODE HERE"  # what a stage says whose solution was taken out
