@@ -131,7 +131,7 @@ def test_a_later_stage_in_the_handout_is_found(built):
         (("build", "ps99"), "NAME is 'ps99'; accepted: ps1"),
         (("grade", "ps1"), "WORK"),
         (("batch", "ps1", "/nowhere"), "FOLDER is '/nowhere'"),
-        (("batch", "ps1", ".", "--jobs", "0"), "--jobs is 0; accepted: 1 or more"),
+        (("batch", "ps1", "docs", "--jobs", "0"), "--jobs is 0; accepted: 1 or more"),
         (("show", "/nowhere"), "RESULTS is '/nowhere'"),
         (("test", "ps1", ".", "9.9"), "TEST is '9.9'; accepted: 1.1, 1.2"),
         (("local", "ps1", "/nowhere"), "WORK is '/nowhere'"),
