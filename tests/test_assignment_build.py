@@ -55,7 +55,7 @@ def test_products(built):
         student = set(packed.namelist())
     assert not [name for name in student if "secret" in name or "mutants" in name or "emulator" in name]
     assert {name for name in student if "assignment/" in name} == {  # what check.py has of the grader
-        "tools/assignment/__init__.py", "tools/assignment/allowed.py",
+        "tools/assignment/__init__.py", "tools/assignment/allowed.py", "tools/assignment/through.py",
     }  # fmt: skip
     assert {"README.md", "student.md", "check.py", "submit.py", "ps1.ipynb", "requirements.txt"} <= student
     assert oct(os.stat(built / "secret.txt").st_mode)[-3:] == "600"

@@ -28,7 +28,18 @@ from tools.assignment.build import autograder
 from tools.assignment.definition import load, names
 from tools.assignment.diagnose import NO_MAXIMUM, diagnose
 from tools.assignment.grading import Graded, Grades
-from tools.assignment.kinds import CRASHED, MISSING, PASSED, REFUSED, UNGRADED, WRONG, Context, Outcome, _conflicts
+from tools.assignment.kinds import (
+    CRASHED,
+    MISSING,
+    PASSED,
+    REFUSED,
+    UNGRADED,
+    UNMEASURED,
+    WRONG,
+    Context,
+    Outcome,
+    _conflicts,
+)
 from tools.assignment.leaks import distinctive, leaks
 from tools.assignment.notebook import notebook
 from tools.assignment.overlap import instrumented, parse
@@ -853,6 +864,32 @@ def test_one_grader_at_a_time_on_the_gpu(monkeypatch, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(visit, range(4)))
     assert most == [1]
+
+
+@pytest.mark.parametrize("programs", ([1], {"block": "many"}, {"block": None}))
+def test_a_forged_note_stops_nothing(monkeypatch, tmp_path, programs):
+    """No score, and something to look at; the other tests go on."""
+    assignment = load("ps1")
+    right = solution_of(assignment, tmp_path / "right")
+    calls = []
+
+    def forged(context, job):
+        calls.append(context.test.number)
+        answer = context.worker.run(
+            job, backend="numpy", module=context.stage.entry_module, file=f"stages/{context.stage.name}/kernel.py"
+        )
+        context.answer = answer
+        if context.test.number == "1.1":
+            for call in answer.data["calls"]:
+                for noted in call["counted"]:
+                    noted["programs"] = programs
+        return answer.data["calls"]
+
+    monkeypatch.setattr(Context, "run", forged)
+    grades = grading.grade(assignment, right, "secret", select=lambda t: t.number in ("1.1", "1.2"))
+    assert [g.outcome.status for g in grades.graded] == [UNMEASURED, PASSED] and grades.graded[0].score is None
+    assert "Traceback" in grades.graded[0].outcome.notes[0]
+    assert set(calls) == {"1.1", "1.2"}
 
 
 # ---- one head for all -----------------------------------------------------------------------------------------------

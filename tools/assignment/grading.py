@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from stages.common.where import gpu_arch
 from tools.assignment import submission
 from tools.assignment.allowed import refusals
-from tools.assignment.definition import ROOT, Assignment, Test
+from tools.assignment.definition import ROOT, Assignment, DefinitionError, Test
 from tools.assignment.kinds import (
     CRASHED,
     KINDS,
@@ -27,6 +28,7 @@ from tools.assignment.kinds import (
     REFUSED,
     TIME,
     UNGRADED,
+    UNMEASURED,
     Context,
     Failed,
     Outcome,
@@ -206,6 +208,11 @@ def _outcome(assignment, test: Test, worker: Worker, secret: str, found, left: f
             return KINDS[test.kind](Context(assignment, test, worker, secret, found.files[name], failed))
     except Failed as failed:
         return failed.outcome
+    except DefinitionError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError):  # what came back was not as a worker writes it
+        text = "Not measured: what the process with the submission gave back cannot be read."
+        return Outcome(UNMEASURED, text, (traceback.format_exc(),))
 
 
 @contextlib.contextmanager

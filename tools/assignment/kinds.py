@@ -26,6 +26,7 @@ from tools.assignment.places import ASKED
 from tools.assignment.places import problem as problem_of_places
 from tools.assignment.process import Answer, Job, Worker
 from tools.assignment.tensors import restore
+from tools.assignment.through import pairs
 from tools.assignment.worker import GUARD
 from tools.check import ADVICE, NOT_WRITTEN
 
@@ -503,17 +504,13 @@ def went_round(context: Context, call: dict, case: Case, causes: tuple, through:
     """How K and V get round the watched function, or "": it has to be called for each pair of tiles, with nothing
     larger than a tile, and its result has to count. causes: what is wrong with the result of the watched call."""
     Br, Bc = context.stage.tiles["Br"], context.stage.tiles["Bc"]
-    pairs = 0
-    for first_row in range(0, case.seqlen_q, Br):
-        last = min(first_row + Br, case.seqlen_q) + case.seqlen_k - case.seqlen_q if case.causal else case.seqlen_k
-        pairs += max(0, -(-min(last, case.seqlen_k) // Bc))
-    pairs *= case.batch * case.nheads
+    tiles = case.batch * case.nheads * pairs(case.seqlen_q, case.seqlen_k, case.causal, Br, Bc)
     calls, largest = call.get("through", (0, 0))
     if not calls:
         return f"`{through}` is never called"
     if largest > max(Br, Bc) * max(Br, Bc, case.headdim):
         return f"`{through}` gets more than a tile at once"
-    if calls < pairs:
+    if calls < tiles:
         return f"`{through}` is not called for every tile"
     if causes:
         return f"it is not what comes out of `{through}`"

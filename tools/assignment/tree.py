@@ -26,7 +26,7 @@ CUDA_TOOLS = (
 # What may be said is checked before handing in as it is afterwards, so the list goes with the handout.
 CHECK_TOOLS = (
     "tools/__init__.py", "tools/check.py", "tools/regions.py", "tools/assignment/__init__.py",
-    "tools/assignment/allowed.py",
+    "tools/assignment/allowed.py", "tools/assignment/through.py",
 )  # fmt: skip
 REFERENCE = ("reference",)
 GRADER_TOOLS = (
@@ -46,7 +46,7 @@ WITHOUT_MAKE = {
     "stages/s21_swizzle/README.md": (r'make emulate STAGE="([\w ]+)"', r"python -m tools.emulator \1"),
 }
 WORKER_TOOLS = ("tools/__init__.py", "tools/emulator")
-WORKER_FILES = ("__init__.py", "overlap.py", "places.py", "worker.py", "tensors.py", "yardstick.py")
+WORKER_FILES = ("__init__.py", "overlap.py", "places.py", "worker.py", "tensors.py", "through.py", "yardstick.py")
 
 
 def files(root: Path, paths: Iterable[str]) -> Iterator[Path]:

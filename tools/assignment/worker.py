@@ -9,9 +9,7 @@ results are: everything written here may be a student's doing.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
-import inspect
 import json
 import os
 import resource
@@ -26,6 +24,7 @@ import torch
 
 from stages.common import interpreter  # noqa: F401  before Triton, should a submission import it
 from tools.assignment.tensors import describe, restore
+from tools.assignment.through import watch
 
 GUARD = 256  # elements on either side of an output
 AFRESH = "ASSIGNMENT_WORKER_AFRESH"  # as in process.py, which a submission's tree has not
@@ -255,7 +254,7 @@ class Pause:
 
 def _call(job: dict, call: dict, blob, out: bytearray, launches: Launches, pause: Pause) -> dict:
     target = importlib.import_module(job["module"])
-    sizes = _watch(target, call["through"]) if call.get("through") else []
+    sizes = watch(target, call["through"]) if call.get("through") else []
     arguments = [restore(a, blob) if isinstance(a, dict) else a for a in call["arguments"]]
     try:
         if call["kind"] == "function":
@@ -299,26 +298,6 @@ def _places(job: dict, call: dict):
     with emulate(raises=False, limit_s=job["seconds"]):
         launch(source, f"places_of_chunks<{call['d']}>", [Array("places", places, writable=True)], grid=(1,), block=32)
     return torch.from_numpy(places.astype(np.float64))
-
-
-def _watch(module, name: str) -> list[int]:
-    """From here on the list gets the size of the largest array that the module's function `name` is called with.
-
-    Its fifth argument, V, becomes |V| on the way: a result that does not come from there is found out.
-    """
-    function, sizes, size, absolute = getattr(module, name), [], np.size, np.abs
-    signature = inspect.signature(function)
-    fifth = list(signature.parameters)[:5][-1]
-
-    @functools.wraps(function)  # its signature stays what it was: it may be watched again
-    def noted(*arguments, **named):
-        bound = signature.bind(*arguments, **named)
-        sizes.append(max(map(size, bound.arguments.values())))
-        bound.arguments[fifth] = absolute(bound.arguments[fifth])
-        return function(*bound.args, **bound.kwargs)
-
-    setattr(module, name, noted)
-    return sizes
 
 
 def _numpy(value):

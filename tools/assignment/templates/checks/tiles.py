@@ -3,17 +3,15 @@
 The grader asks it with hidden lengths. Its figure for memory is that of the whole process, this one of NumPy's arrays.
 """
 
-import functools
 import importlib
-import inspect
 import tracemalloc
 
-import numpy as np
 import torch
 
 from checks.files import about
 from reference import oracle
 from stages import get
+from tools.assignment.through import pairs, watch
 
 CASES = ((64, 192, False), (70, 150, False), (150, 150, True))  # seqlen_q, seqlen_k, causal
 HEADDIM = 32
@@ -53,18 +51,17 @@ def bypassed(stage: str, name: str) -> str:
     for seqlen_q, seqlen_k, causal in CASES:
         q, k, v = inputs(seqlen_q, seqlen_k, HEADDIM)
         case = f"of {seqlen_q} queries and {seqlen_k} keys{', causal' if causal else ''}"
-        sizes: list[int] = []
         try:
             if not _same(module.attention(q, k, v, causal=causal)[0], oracle(q, k, v, causal=causal)[0]):
                 return f"the result is wrong in a case {case}, so nothing is watched yet"
-            setattr(module, name, _noted(function, sizes))
+            sizes = watch(module, name)
             out, _ = module.attention(q, k, v, causal=causal)
         except (Exception, SystemExit) as error:
             return f"attention raised {type(error).__name__}: {error}"
         finally:
             setattr(module, name, function)
         Br, Bc = record.tiles["Br"], record.tiles["Bc"]
-        tiles = _pairs(seqlen_q, seqlen_k, causal, Br, Bc)
+        tiles = pairs(seqlen_q, seqlen_k, causal, Br, Bc)
         if not sizes:
             return f"attention does not call {name}: the rule has to be used there, not written a second time"
         if max(sizes) > Br * Bc:  # a tile of S; with this head dim, those of Q, K, V and O are smaller
@@ -79,33 +76,6 @@ def bypassed(stage: str, name: str) -> str:
 def _same(out, right: torch.Tensor) -> bool:
     out = torch.as_tensor(out)
     return out.shape == right.shape and torch.allclose(out.double(), right.double(), rtol=1e-4, atol=1e-5)
-
-
-def _noted(function, sizes: list[int]):
-    """The function, with the size of its largest argument put into `sizes`, and |V| in V's place.
-
-    A result that does not come from the function has V in it still.
-    """
-    signature = inspect.signature(function)
-    fifth = list(signature.parameters)[:5][-1]
-
-    @functools.wraps(function)
-    def noted(*arguments, **named):
-        bound = signature.bind(*arguments, **named)
-        sizes.append(max(map(np.size, bound.arguments.values())))
-        bound.arguments[fifth] = np.abs(bound.arguments[fifth])
-        return function(*bound.args, **bound.kwargs)
-
-    return noted
-
-
-def _pairs(seqlen_q: int, seqlen_k: int, causal: bool, Br: int, Bc: int) -> int:
-    """How often a Q tile sees a K/V tile."""
-    pairs = 0
-    for first_row in range(0, seqlen_q, Br):
-        last = min(first_row + Br, seqlen_q) + seqlen_k - seqlen_q if causal else seqlen_k
-        pairs += max(0, -(-min(last, seqlen_k) // Bc))
-    return pairs
 
 
 def grows_by(stage: str, lengths: list[int], headdim: int) -> float:
